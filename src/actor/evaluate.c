@@ -1,0 +1,106 @@
+#include "actor/evaluate.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct error *evaluate_worker_init(struct evaluate_worker *w, const struct evaluation *v) {
+  *w = (struct evaluate_worker){0};
+  const size_t obs = (size_t)v->task->obs_dim, act = (size_t)v->task->action_dim;
+  w->memory = malloc(EVALUATE_BLOCK * (2 * obs + act) * sizeof(float));
+  w->state = malloc((EVALUATE_BLOCK * v->task->state_size + 1) * sizeof(double));
+  struct error *e = w->memory && w->state ? NULL : error_no_memory("an evaluation");
+  if (e == NULL) e = task_worker_init(v->task, &w->task);
+  if (e == NULL) e = flow_workspace_init(&w->sampler, v->policy, EVALUATE_BLOCK, 1, 0);
+  if (e != NULL) {
+    evaluate_worker_free(w);
+    return e;
+  }
+  w->obs = w->memory;
+  w->obs_norm = w->obs + EVALUATE_BLOCK * obs;
+  w->action = w->obs_norm + EVALUATE_BLOCK * obs;
+  return NULL;
+}
+
+void evaluate_worker_free(struct evaluate_worker *w) {
+  task_worker_free(&w->task);
+  flow_workspace_free(&w->sampler);
+  free(w->memory);
+  free(w->state);
+  *w = (struct evaluate_worker){0};
+}
+
+static struct rng_stream draws(const struct evaluation *v, uint32_t purpose, int64_t episode, int64_t step) {
+  return rng_stream(v->seed, RNG_EVAL + purpose, (uint32_t)episode, (uint32_t)step);
+}
+
+void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64_t block,
+                    struct episode_result *results) {
+  const int64_t first = block * EVALUATE_BLOCK;
+  const int count = (int)(v->episodes - first < EVALUATE_BLOCK ? v->episodes - first : EVALUATE_BLOCK);
+  const size_t obs = (size_t)v->task->obs_dim, act = (size_t)v->task->action_dim, size = v->task->state_size;
+  bool ended[EVALUATE_BLOCK] = {false};
+  int running = count;
+  for (int i = 0; i < count; ++i) {
+    task_reset(v->task, &w->task, draws(v, RNG_RESET, first + i, 0), w->state + (size_t)i * size,
+               w->obs + (size_t)i * obs);
+    results[i] = (struct episode_result){0};
+  }
+  for (int64_t step = 0; step < v->episode_length && running > 0; ++step) {
+    for (int i = 0; i < count; ++i)
+      rng_normal(draws(v, RNG_ACTION_NOISE, first + i, step), act, w->action + (size_t)i * act);
+    normalizer_apply(v->normalizer, (size_t)count, w->obs, w->obs_norm);
+    flow_policy_sample(v->policy, v->parameters, v->sampler, v->flow_steps, count, w->obs_norm, NULL, &w->sampler,
+                       w->action);
+    for (int i = 0; i < count; ++i) {
+      if (ended[i]) continue; // its rows stay in the batch, so that every product keeps its shape
+      float *action = w->action + (size_t)i * act, reward;
+      bool broken;
+      for (size_t d = 0; d < act; ++d) action[d] = tanhf(action[d]);
+      task_step(v->task, &w->task, action, w->state + (size_t)i * size, w->obs + (size_t)i * obs, &reward, &ended[i],
+                &broken);
+      results[i].episode_return += (double)reward;
+      results[i].length += 1;
+      if (!ended[i]) continue;
+      memset(w->obs + (size_t)i * obs, 0, obs * sizeof(float)); // it may hold a NaN
+      --running;
+    }
+  }
+}
+
+struct error *evaluate_all(const struct evaluation *v, int threads, struct episode_result *results) {
+  struct error *failed = NULL;
+#pragma omp parallel num_threads(threads)
+  {
+    struct evaluate_worker w;
+    struct error *e = evaluate_worker_init(&w, v);
+    if (e != NULL) {
+#pragma omp critical(evaluate_failure)
+      {
+        error_free(failed);
+        failed = e;
+      }
+    }
+#pragma omp barrier
+    if (failed == NULL) {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t b = 0; b < evaluate_blocks(v); ++b) evaluate_block(v, &w, b, results + b * EVALUATE_BLOCK);
+    }
+    if (e == NULL) evaluate_worker_free(&w);
+  }
+  return failed;
+}
+
+void evaluate_summary(int64_t count, const struct episode_result *results, double *mean, double *standard_error,
+                      double *mean_length) {
+  double sum = 0, squares = 0, length = 0;
+  for (int64_t i = 0; i < count; ++i) sum += results[i].episode_return, length += results[i].length;
+  *mean = sum / (double)count;
+  *mean_length = length / (double)count;
+  for (int64_t i = 0; i < count; ++i) {
+    const double deviation = results[i].episode_return - *mean;
+    squares += deviation * deviation;
+  }
+  *standard_error = count > 1 ? sqrt(squares / (double)(count - 1) / (double)count) : 0.0;
+}

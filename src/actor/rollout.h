@@ -1,0 +1,48 @@
+// A shard through one iteration: observe, normalise, sample the flow, step, record; then the old CFM losses.
+#ifndef FLOWRANK_ROLLOUT_H
+#define FLOWRANK_ROLLOUT_H
+
+#include <stdint.h>
+
+#include "actor/task.h"
+#include "common/config.h"
+#include "common/error.h"
+#include "common/flow_policy.h"
+#include "common/normalizer.h"
+#include "common/shard.h"
+#include "common/trajectory.h"
+
+// What the actors of a rank share; constant during an iteration.
+struct rollout {
+  const struct config *config;
+  const struct task *task;
+  const struct flow_policy *policy;
+  const float *parameters;             // the acting weights
+  const struct normalizer *normalizer; // the acting normaliser
+  struct shard_sizes sizes;
+  struct trajectory_layout layout;
+};
+
+// One thread's scratch; any shard fits.
+struct rollout_worker {
+  struct task_worker task;
+  struct flow_workspace sampler, losses;
+  float *memory;
+  float *obs, *obs_norm, *action, *env_action; // [envs, ·]
+  float *draw;                                 // [flow_steps, A]: one environment's
+  float *sde_noise;                            // [flow_steps, envs, A]; empty when sde_sigma is 0
+  float *eps, *t, *loss;                       // [loss block, M, ·]
+  int *truncations;                            // [envs]: episodes truncated in this iteration
+};
+struct error *rollout_worker_init(struct rollout_worker *w, const struct rollout *r) MUST_USE;
+void rollout_worker_free(struct rollout_worker *w);
+
+// Puts a shard's environments at the start of their first episodes, in trajectory->state.
+void rollout_begin(const struct rollout *r, struct rollout_worker *w, int shard, struct trajectory *out);
+
+// Collects iteration `iteration` (counted from 0) of a shard. trajectory->state holds the environments' states before
+// and, afterwards, after it; everything else of the trajectory is overwritten.
+void rollout_collect(const struct rollout *r, struct rollout_worker *w, int shard, int64_t iteration,
+                     struct trajectory *out);
+
+#endif

@@ -1,0 +1,227 @@
+#include "actor/task.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "actor/tasks/tasks.h"
+#include "common/config.h"
+
+// What an environment must keep between control steps: full physics, warm start, the last control (sensors depend on
+// it) and mocap bodies. Applied forces and equality switches are constant in every task.
+enum { STATE_PARTS = mjSTATE_FULLPHYSICS | mjSTATE_WARMSTART | mjSTATE_CTRL | mjSTATE_MOCAP_POS | mjSTATE_MOCAP_QUAT };
+
+static const char MODEL_FOLDER[] = "mujoco_playground/_src/dm_control_suite/xmls";
+
+static const struct task_family *const FAMILIES[] = {&cartpole_family};
+enum { FAMILY_COUNT = sizeof FAMILIES / sizeof *FAMILIES };
+
+int task_count(void) {
+  int count = 0;
+  for (int f = 0; f < FAMILY_COUNT; ++f) count += FAMILIES[f]->count;
+  return count;
+}
+
+const struct task_kind *task_kind_at(int index) {
+  for (int f = 0; f < FAMILY_COUNT; ++f) {
+    if (index < FAMILIES[f]->count) return &FAMILIES[f]->kinds[index];
+    index -= FAMILIES[f]->count;
+  }
+  return NULL;
+}
+
+static struct error *find_kind(const char *name, const struct task_kind **kind) {
+  const int count = task_count();
+  const char **names = malloc((size_t)count * sizeof *names);
+  if (names == NULL) return error_no_memory("the task names");
+  for (int i = 0; i < count; ++i) {
+    names[i] = task_kind_at(i)->name;
+    if (strcmp(names[i], name) == 0) *kind = task_kind_at(i);
+  }
+  struct error *e = NULL;
+  if (*kind == NULL) {
+    const char *near = nearest_word(name, count, names);
+    e = error_new(EXIT_CODE_USAGE, "task '%s' is unknown; %s%s%s`flowrank tasks` lists all", name,
+                  near ? "did you mean '" : "", near ? near : "", near ? "'? " : "");
+  }
+  free(names);
+  return e;
+}
+
+// Warnings come back as NaN states, which the tasks handle; MuJoCo would write them to a file in the working folder.
+static void ignore_warning(const char *text) { (void)text; }
+
+static struct error *load_model(struct task *task, const char *assets) {
+  if (mj_version() != mjVERSION_HEADER)
+    return error_new(EXIT_CODE_FAILED, "MuJoCo library %s does not fit the headers of version %d it was built with",
+                     mj_versionString(), mjVERSION_HEADER);
+  if (assets == NULL) assets = getenv("FLOWRANK_ASSETS");
+  if (assets == NULL || *assets == '\0') assets = FLOWRANK_DEFAULT_ASSETS;
+  char path[4096], reason[512] = "";
+  const int length = snprintf(path, sizeof path, "%s/%s/%s", assets, MODEL_FOLDER, task->kind->model);
+  if (length < 0 || (size_t)length >= sizeof path)
+    return error_new(EXIT_CODE_USAGE, "the assets folder's name is too long: %.200s..", assets);
+  FILE *file = fopen(path, "r");
+  if (file == NULL)
+    return error_new(EXIT_CODE_FAILED,
+                     "model file %s of task %s is missing: run tools/setup.sh or set FLOWRANK_ASSETS to an unpacked "
+                     "playground package",
+                     path, task->kind->name);
+  fclose(file);
+  mju_user_warning = ignore_warning;
+  task->model = mj_loadXML(path, NULL, reason, sizeof reason);
+  if (task->model == NULL) {
+    reason[strcspn(reason, "\r\n")] = '\0';
+    return error_new(EXIT_CODE_FAILED, "model file %s: %s", path, reason);
+  }
+  task->model->opt.timestep = task->kind->physics_dt;
+  task->model->opt.disableflags |= mjDSBL_AUTORESET; // a NaN must reach the task, not be replaced by a reset
+  return NULL;
+}
+
+static struct error *check_sizes(const struct task *task) {
+  const struct task_kind *k = task->kind;
+  if (task->model != NULL && task->model->nu != k->action_dim)
+    return error_new(EXIT_CODE_FAILED, "model %s has %d actuators where task %s has %d actions", k->model,
+                     (int)task->model->nu, k->name, k->action_dim);
+  if (k->model != NULL && task->substeps < 1)
+    return error_new(EXIT_CODE_FAILED, "task %s: the control step is shorter than the physics step", k->name);
+  return NULL;
+}
+
+struct error *task_open(const char *name, int64_t episode_length, const char *assets, struct task **out) {
+  *out = NULL;
+  const struct task_kind *kind = NULL;
+  TRY(find_kind(name, &kind));
+  struct task *task = calloc(1, sizeof *task);
+  if (task == NULL) return error_no_memory("a task");
+  task->kind = kind;
+  task->obs_dim = kind->obs_dim;
+  task->action_dim = kind->action_dim;
+  task->episode_length = episode_length > 0 ? episode_length : kind->episode_length;
+  struct error *e = NULL;
+  if (kind->model != NULL) {
+    task->substeps = (int)lround(kind->control_dt / kind->physics_dt);
+    e = load_model(task, assets);
+  }
+  if (e == NULL) e = check_sizes(task);
+  if (e == NULL && kind->prepare != NULL) e = kind->prepare(task);
+  if (e != NULL) {
+    task_close(task);
+    return e;
+  }
+  task->state_size = (size_t)kind->extra_size;
+  if (task->model != NULL) task->state_size += (size_t)mj_stateSize(task->model, STATE_PARTS);
+  *out = task;
+  return NULL;
+}
+
+void task_close(struct task *task) {
+  if (task == NULL) return;
+  mj_deleteModel(task->model);
+  free(task);
+}
+
+struct error *task_worker_init(const struct task *task, struct task_worker *w) {
+  *w = (struct task_worker){0};
+  const size_t extra = (size_t)task->kind->extra_size;
+  w->extra = calloc(extra + (size_t)(task->obs_dim + task->action_dim), sizeof *w->extra);
+  if (task->model != NULL) w->data = mj_makeData(task->model);
+  if (w->extra == NULL || (task->model != NULL && w->data == NULL)) {
+    task_worker_free(w);
+    return error_no_memory("a simulator");
+  }
+  w->buffer = w->extra + extra;
+  return NULL;
+}
+
+void task_worker_free(struct task_worker *w) {
+  mj_deleteData(w->data);
+  free(w->extra);
+  *w = (struct task_worker){0};
+}
+
+void task_load(const struct task *task, struct task_worker *w, const double *state) {
+  const size_t extra = (size_t)task->kind->extra_size;
+  memcpy(w->extra, state, extra * sizeof *state);
+  if (task->model != NULL) mj_setState(task->model, w->data, state + extra, STATE_PARTS);
+}
+
+void task_save(const struct task *task, const struct task_worker *w, double *state) {
+  const size_t extra = (size_t)task->kind->extra_size;
+  memcpy(state, w->extra, extra * sizeof *state);
+  if (task->model != NULL) mj_getState(task->model, w->data, state + extra, STATE_PARTS);
+}
+
+static void observe(const struct task *task, const struct task_worker *w, float *obs) {
+  task->kind->observe(task, w, w->buffer);
+  for (int i = 0; i < task->obs_dim; ++i) obs[i] = (float)w->buffer[i];
+}
+
+void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs) {
+  if (task->model != NULL) mj_resetData(task->model, w->data);
+  task->kind->reset(task, w, draws);
+  if (task->model != NULL) mj_forward(task->model, w->data);
+  observe(task, w, obs);
+  task_save(task, w, state);
+}
+
+static bool has_nan(const struct task *task, const struct task_worker *w) {
+  if (task->model == NULL) return false;
+  for (int i = 0; i < task->model->nq; ++i)
+    if (isnan(w->data->qpos[i])) return true;
+  for (int i = 0; i < task->model->nv; ++i)
+    if (isnan(w->data->qvel[i])) return true;
+  return false;
+}
+
+void task_step(const struct task *task, struct task_worker *w, const float *action, double *state, float *obs,
+               float *reward, bool *terminated, bool *broken) {
+  double *const act = w->buffer + task->obs_dim;
+  for (int i = 0; i < task->action_dim; ++i) act[i] = (double)action[i];
+  task_load(task, w, state);
+  if (task->kind->advance != NULL) {
+    task->kind->advance(task, w, act);
+  } else {
+    memcpy(w->data->ctrl, act, (size_t)task->action_dim * sizeof *act);
+    for (int i = 0; i < task->substeps; ++i) mj_step(task->model, w->data);
+  }
+  observe(task, w, obs);
+  const double r = task->kind->reward(task, w, act);
+  *broken = has_nan(task, w);
+  *terminated = *broken || (task->kind->terminated != NULL && task->kind->terminated(task, w));
+  *reward = *broken || !isfinite(r) ? 0.0f : (float)r;
+  task_save(task, w, state);
+}
+
+struct error *task_find(const struct task *task, mjtObj type, const char *name, int *id) {
+  *id = mj_name2id(task->model, type, name);
+  if (*id >= 0) return NULL;
+  return error_new(EXIT_CODE_FAILED, "model %s has no %s named '%s', which task %s needs", task->kind->model,
+                   mju_type2Str(type), name, task->kind->name);
+}
+
+static double falloff(double distance, enum sigmoid sigmoid, double value_at_margin) {
+  switch (sigmoid) {
+  case SIGMOID_GAUSSIAN: {
+    const double scale = sqrt(-2.0 * log(value_at_margin));
+    return exp(-0.5 * distance * distance * scale * scale);
+  }
+  case SIGMOID_LINEAR: {
+    const double scaled = distance * (1.0 - value_at_margin);
+    return fabs(scaled) < 1.0 ? 1.0 - scaled : 0.0;
+  }
+  case SIGMOID_QUADRATIC: {
+    const double scaled = distance * sqrt(1.0 - value_at_margin);
+    return fabs(scaled) < 1.0 ? 1.0 - scaled * scaled : 0.0;
+  }
+  }
+  return 0.0;
+}
+
+double tolerance(double x, double low, double high, double margin, enum sigmoid sigmoid, double value_at_margin) {
+  if (x >= low && x <= high) return 1.0;
+  if (margin <= 0) return 0.0;
+  const double distance = (x < low ? low - x : x - high) / margin;
+  return falloff(distance, sigmoid, value_at_margin);
+}

@@ -1,0 +1,86 @@
+// The task interface and the registry. A task is constant once opened and shared by all threads; an environment is a row
+// of doubles; a worker is one thread's place to simulate any of them.
+#ifndef FLOWRANK_TASK_H
+#define FLOWRANK_TASK_H
+
+#include <mujoco/mujoco.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/rng.h"
+
+enum { TASK_MAX_IDS = 16 };
+
+struct task;
+
+// One thread's simulator: the state of whichever environment it holds at the moment.
+struct task_worker {
+  mjData *data;  // null for tasks without physics
+  double *extra; // [kind->extra_size]: what the task keeps beside the physics (targets, clip, phase)
+  double *buffer; // [obs_dim + action_dim] scratch
+};
+
+// What a family of tasks implements, one row per task. Hooks see the worker right after the physics steps: positions
+// derived by kinematics are those before the last integration, as in the reference.
+struct task_kind {
+  const char *name, *family, *summary, *source;
+  const char *observation, *reward_text, *termination; // for `flowrank tasks NAME`
+  const char *model;                                   // MJCF file in the assets' folder; null: no physics
+  double control_dt, physics_dt;                       // seconds
+  int obs_dim, action_dim;                             // checked against the model
+  int episode_length;                                  // control steps
+  int extra_size;
+  struct error *(*prepare)(struct task *task);         // after loading: finds ids, adjusts the model; may be null
+  void (*reset)(const struct task *task, struct task_worker *w, struct rng_stream draws); // before mj_forward
+  void (*advance)(const struct task *task, struct task_worker *w, const double *action);  // null: substeps of mj_step
+  void (*observe)(const struct task *task, const struct task_worker *w, double *obs);
+  double (*reward)(const struct task *task, const struct task_worker *w, const double *action);
+  bool (*terminated)(const struct task *task, const struct task_worker *w); // null: only a NaN ends an episode
+};
+
+struct task {
+  const struct task_kind *kind;
+  mjModel *model; // null without physics
+  int substeps;
+  int obs_dim, action_dim;
+  int64_t episode_length; // control steps
+  size_t state_size;      // doubles of a saved environment
+  int id[TASK_MAX_IDS];   // the family's own: bodies, sites, addresses
+};
+
+// The registry, in the order in which `flowrank tasks` lists it.
+int task_count(void);
+const struct task_kind *task_kind_at(int index);
+
+// Finds the task and loads its model. `assets`: folder of the unpacked Playground package, or null for FLOWRANK_ASSETS
+// and then the build's own. episode_length 0: the task's own.
+// Errors: unknown task (with the nearest name), missing or broken model file, sizes that do not fit.
+struct error *task_open(const char *name, int64_t episode_length, const char *assets, struct task **task) MUST_USE;
+void task_close(struct task *task);
+
+struct error *task_worker_init(const struct task *task, struct task_worker *w) MUST_USE;
+void task_worker_free(struct task_worker *w);
+
+// Starts an episode: state [state_size] and obs [O] out.
+void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs);
+
+// One control step from `state` [state_size], which is replaced by what follows. action [A] in [-1,1] as the
+// environment receives it. obs [O], reward and terminated out; a NaN in the physics terminates with reward 0 and sets
+// *broken.
+void task_step(const struct task *task, struct task_worker *w, const float *action, double *state, float *obs,
+               float *reward, bool *terminated, bool *broken);
+
+// The worker's own state from and to a saved row.
+void task_load(const struct task *task, struct task_worker *w, const double *state);
+void task_save(const struct task *task, const struct task_worker *w, double *state);
+
+// MuJoCo's id of a named object, or an error that names object and model.
+struct error *task_find(const struct task *task, mjtObj type, const char *name, int *id) MUST_USE;
+
+// dm_control's tolerance: 1 inside [low, high], falling to value_at_margin at `margin` outside it.
+enum sigmoid { SIGMOID_GAUSSIAN, SIGMOID_LINEAR, SIGMOID_QUADRATIC };
+double tolerance(double x, double low, double high, double margin, enum sigmoid sigmoid, double value_at_margin);
+
+#endif

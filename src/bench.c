@@ -1,0 +1,332 @@
+#include "bench.h"
+
+#include <cblas.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "actor/rollout.h"
+#include "common/clock.h"
+#include "learner/update.h"
+
+enum { ROUNDS = 5 }; // each quantity is measured in every round, in turn, so that a slow spell meets all of them
+
+static int ascending(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t count) {
+  qsort(values, count, sizeof *values, ascending);
+  return values[count / 2];
+}
+
+// Operations per second of a large sgemm on one core: the limit for matrix products.
+static struct error *sgemm_rate(double *rate) {
+  enum { N = 768 };
+  const size_t square = (size_t)N * N;
+  *rate = 0;
+  float *m = aligned_alloc(64, 3 * square * sizeof *m);
+  if (m == NULL) return error_no_memory("the sgemm benchmark");
+  for (size_t i = 0; i < 3 * square; ++i) m[i] = (float)(i % 97) * 0.01f;
+  double best = INFINITY;
+  for (int i = 0; i < 6; ++i) {
+    const double started = clock_seconds();
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1.0f, m, N, m + square, N, 0.0f, m + 2 * square, N);
+    best = fmin(best, clock_seconds() - started);
+  }
+  free(m);
+  *rate = 2.0 * N * N * N / best;
+  return NULL;
+}
+
+// --- rollout ---
+
+struct rollout_bench {
+  struct config config;
+  struct task *task;
+  struct objective objective;
+  struct learned learned;
+  struct rollout rollout;
+  struct rollout_worker worker;
+  struct trajectory trajectory;
+  double *start; // the environments' states before the shard is collected
+};
+
+static struct error *rollout_bench_init(struct rollout_bench *b, const struct config *config) {
+  b->config = *config;
+  openblas_set_num_threads(1);
+  TRY(task_open(config->task.name, config->task.episode_length, NULL, &b->task));
+  objective_layout(&b->objective, &b->config, b->task->obs_dim, b->task->action_dim);
+  TRY(learned_init(&b->learned, &b->objective));
+  struct rollout *r = &b->rollout;
+  *r = (struct rollout){.config = &b->config,
+                        .task = b->task,
+                        .policy = &b->objective.policy,
+                        .parameters = b->learned.parameters,
+                        .normalizer = &b->learned.normalizer,
+                        .sizes = shard_sizes(&b->config)};
+  trajectory_layout_init(&r->layout, &b->config, &r->sizes, b->task->obs_dim, b->task->action_dim,
+                         b->task->episode_length, b->task->state_size);
+  TRY(trajectory_init(&b->trajectory, &r->layout));
+  b->start = malloc(r->layout.bytes); // room for the trajectory's states
+  if (b->start == NULL) return error_no_memory("the rollout benchmark");
+  TRY(rollout_worker_init(&b->worker, r));
+  rollout_begin(r, &b->worker, 0, &b->trajectory);
+  return NULL;
+}
+
+static void rollout_bench_free(struct rollout_bench *b) {
+  rollout_worker_free(&b->worker);
+  trajectory_free(&b->trajectory);
+  learned_free(&b->learned);
+  task_close(b->task);
+  free(b->start);
+}
+
+// The physics alone: the recorded actions again from the same states, each environment through its steps.
+static void bare_physics(struct rollout_bench *b) {
+  const struct rollout *r = &b->rollout;
+  const size_t act = (size_t)b->task->action_dim, steps = (size_t)r->sizes.steps;
+  mjData *d = b->worker.task.data;
+  for (size_t e = 0; e < (size_t)r->sizes.envs; ++e) {
+    task_load(b->task, &b->worker.task, b->start + e * r->layout.state_size + ENV_HEADER + b->task->obs_dim);
+    for (size_t s = 0; s < steps; ++s) {
+      for (size_t i = 0; i < act; ++i) d->ctrl[i] = (double)b->trajectory.action[(e * steps + s) * act + i];
+      for (int i = 0; i < b->task->substeps; ++i) mj_step(b->task->model, d);
+    }
+  }
+}
+
+// Inference alone: the sampler on the shard's batch, as often as a collection calls it.
+static void bare_sampler(struct rollout_bench *b) {
+  const struct config *c = &b->config;
+  for (int s = 0; s < b->rollout.sizes.steps; ++s)
+    flow_policy_sample(&b->objective.policy, b->learned.parameters, c->policy.sampler, (int)c->policy.flow_steps,
+                       b->rollout.sizes.envs, b->worker.obs_norm, NULL, &b->worker.sampler, b->worker.action);
+}
+
+struct rollout_times {
+  double collect[ROUNDS], physics[ROUNDS], sampler[ROUNDS], rate[ROUNDS]; // seconds; sgemm operations/s
+};
+
+static struct error *rollout_rounds(struct rollout_bench *b, struct rollout_times *t) {
+  const size_t bytes = b->rollout.layout.bytes - b->rollout.layout.state;
+  rollout_collect(&b->rollout, &b->worker, 0, 0, &b->trajectory); // warm-up
+  for (int i = 0; i < ROUNDS; ++i) {
+    double mark = clock_seconds();
+    memcpy(b->start, b->trajectory.state, bytes);
+    rollout_collect(&b->rollout, &b->worker, 0, i + 1, &b->trajectory);
+    t->collect[i] = clock_seconds() - mark;
+    for (size_t a = 0; a < (size_t)b->rollout.sizes.envs * (size_t)b->rollout.sizes.steps; ++a)
+      for (int d = 0; d < b->task->action_dim; ++d) {
+        float *action = &b->trajectory.action[a * (size_t)b->task->action_dim + (size_t)d];
+        *action = tanhf(*action);
+      }
+    mark = clock_seconds();
+    if (b->task->model != NULL) bare_physics(b);
+    t->physics[i] = clock_seconds() - mark;
+    mark = clock_seconds();
+    bare_sampler(b);
+    t->sampler[i] = clock_seconds() - mark;
+    TRY(sgemm_rate(&t->rate[i]));
+  }
+  return NULL;
+}
+
+static void print_rollout(const struct rollout_bench *b, struct rollout_times *t, bool json, FILE *out) {
+  const struct config *c = &b->config;
+  const double steps = (double)b->rollout.sizes.envs * b->rollout.sizes.steps;
+  const double flops = flow_policy_sample_flops(&b->objective.policy, c->policy.sampler, (int)c->policy.flow_steps) +
+                       flow_policy_cfm_forward_flops(&b->objective.policy, b->objective.pairs);
+  double ratio[ROUNDS];
+  for (int i = 0; i < ROUNDS; ++i) ratio[i] = (t->physics[i] + steps * flops / t->rate[i]) / t->collect[i];
+  const double collect = median(t->collect, ROUNDS) / steps, physics = median(t->physics, ROUNDS) / steps;
+  const double sampler = median(t->sampler, ROUNDS) / steps, rate = median(t->rate, ROUNDS);
+  fprintf(out,
+          json ? "{\"task\": \"%s\", \"physics_steps_per_second\": %.6g, \"env_steps_per_second\": %.6g, "
+                 "\"ratio\": %.4f, \"sgemm_flops\": %.6g, \"inference_flops_per_step\": %.6g, "
+                 "\"physics_share\": %.4f, \"sampler_share\": %.4f}\n"
+               : "%s, one core\n"
+                 "bare physics         %12.0f mj_step/s\n"
+                 "with policy          %12.0f environment steps/s\n"
+                 "achieved / limit     %12.2f  (limit: bare physics + inference operations at the sgemm peak)\n"
+                 "sgemm peak           %12.3g operations/s\n"
+                 "inference            %12.0f operations per environment step (sampler and old losses)\n"
+                 "share of the time    %11.1f%% bare physics, %.1f%% sampler, ",
+          b->task->kind->name, b->task->substeps / physics, 1 / collect, median(ratio, ROUNDS), rate, flops,
+          (json ? 1 : 100) * physics / collect, (json ? 1 : 100) * sampler / collect);
+  if (!json)
+    fprintf(out, "%.1f%% old losses, noise, state, observation, reward\n",
+            100 * (collect - physics - sampler) / collect);
+}
+
+struct error *bench_rollout(const struct config *config, bool json, FILE *out) {
+  struct rollout_bench b = {0};
+  struct rollout_times t;
+  struct error *e = rollout_bench_init(&b, config);
+  if (e == NULL) e = rollout_rounds(&b, &t);
+  if (e == NULL) print_rollout(&b, &t, json, out);
+  rollout_bench_free(&b);
+  return e;
+}
+
+// --- update ---
+
+struct update_bench {
+  struct config config;
+  struct comm *comm;
+  struct objective objective;
+  struct shard_sizes sizes;
+  struct trajectory_layout layout;
+  struct placement placement;
+  struct learned learned;
+  struct trajectory *trajectory;
+  struct learner *learner;
+};
+
+static int64_t greatest_common_divisor(int64_t a, int64_t b) { return b == 0 ? a : greatest_common_divisor(b, a % b); }
+
+// Fewer minibatches of the same shape: a shard's slice, and so every product, stays what it is in training.
+static void shorten(struct config *c) {
+  const int64_t common = greatest_common_divisor(c->rollout.unrolls, c->optimizer.minibatches);
+  c->rollout.unrolls /= common;
+  c->optimizer.minibatches /= common;
+  c->optimizer.epochs = 1;
+}
+
+// Plausible numbers: what they are does not change the work.
+static void synthetic_shard(const struct update_bench *b, int s) {
+  const struct trajectory *t = &b->trajectory[s];
+  const struct trajectory_layout *l = &b->layout;
+  const size_t rows = (size_t)l->envs * (size_t)l->steps;
+  const uint32_t owner = (uint32_t)s;
+  rng_normal(rng_stream(1, RNG_BENCH, owner, 0), (rows + (size_t)l->envs) * (size_t)l->obs_dim, t->obs);
+  rng_normal(rng_stream(1, RNG_BENCH, owner, 1), rows * (size_t)l->action_dim, t->action);
+  rng_uniform(rng_stream(1, RNG_BENCH, owner, 2), rows, t->reward);
+  rng_uniform(rng_stream(1, RNG_BENCH, owner, 3), rows * (size_t)l->loss_columns, t->old_loss);
+  memset(t->flags, 0, rows);
+}
+
+static struct error *update_bench_init(struct update_bench *b, const struct config *config, int obs_dim,
+                                       int action_dim) {
+  struct task *task = NULL;
+  b->config = *config;
+  shorten(&b->config);
+  openblas_set_num_threads(1);
+  TRY(comm_init(&b->comm));
+  if (obs_dim == 0 || action_dim == 0) {
+    TRY(task_open(config->task.name, 0, NULL, &task));
+    obs_dim = task->obs_dim, action_dim = task->action_dim;
+    task_close(task);
+  }
+  objective_layout(&b->objective, &b->config, obs_dim, action_dim);
+  b->sizes = shard_sizes(&b->config);
+  trajectory_layout_init(&b->layout, &b->config, &b->sizes, obs_dim, action_dim, 1000, 0);
+  TRY(placement_init(&b->placement, &b->config, 1));
+  TRY(learned_init(&b->learned, &b->objective));
+  b->trajectory = calloc((size_t)b->sizes.shards, sizeof *b->trajectory);
+  if (b->trajectory == NULL) return error_no_memory("the update benchmark");
+  for (int s = 0; s < b->sizes.shards; ++s) TRY(trajectory_init(&b->trajectory[s], &b->layout));
+  return learner_init(&b->learner, &b->objective, &b->sizes, &b->layout, &b->placement, b->comm, b->trajectory, 1);
+}
+
+static void update_bench_free(struct update_bench *b) {
+  learner_free(b->learner);
+  for (int s = 0; b->trajectory != NULL && s < b->sizes.shards; ++s) trajectory_free(&b->trajectory[s]);
+  free(b->trajectory);
+  learned_free(&b->learned);
+  placement_free(&b->placement);
+  comm_finalize(b->comm);
+}
+
+static void print_update(const struct update_bench *b, double ratio, double rate, double peak,
+                         const struct update_report *u, double seconds, bool json, FILE *out) {
+  const double share = (json ? 1 : 100) / seconds;
+  fprintf(out,
+          json ? "{\"obs_dim\": %d, \"action_dim\": %d, \"parameters\": %zu, \"update_flops\": %.6g, "
+                 "\"sgemm_flops\": %.6g, \"ratio\": %.4f, \"value_share\": %.4f, \"policy_share\": %.4f, "
+                 "\"reduce_share\": %.4f, \"adam_share\": %.4f, \"normalise_share\": %.4f}\n"
+               : "observation %d, action %d, %zu parameters, one core\n"
+                 "update               %12.3g operations/s\n"
+                 "sgemm peak           %12.3g operations/s\n"
+                 "achieved / limit     %12.2f\n"
+                 "share of the time    %11.1f%% value network, %.1f%% policy, %.1f%% reduction, %.1f%% Adam, %.1f%% "
+                 "normaliser\n",
+          b->objective.obs_dim, b->objective.action_dim, b->objective.parameter_count, rate, peak, ratio,
+          share * u->value_seconds, share * u->policy_seconds, share * u->reduce_seconds, share * u->adam_seconds,
+          share * u->normalise_seconds);
+}
+
+struct error *bench_update(const struct config *config, int obs_dim, int action_dim, bool json, FILE *out) {
+  struct update_bench b = {0};
+  struct update_report u;
+  double seconds[ROUNDS], peak[ROUNDS], ratio[ROUNDS], last = 0;
+  struct error *e = update_bench_init(&b, config, obs_dim, action_dim);
+  for (int i = -1; e == NULL && i < ROUNDS; ++i) { // the first is a warm-up
+    for (int s = 0; s < b.sizes.shards; ++s) synthetic_shard(&b, s);
+    const double started = clock_seconds();
+    e = learner_update(b.learner, 0, &b.learned, &u);
+    last = clock_seconds() - started;
+    if (e != NULL || i < 0) continue;
+    seconds[i] = last;
+    e = sgemm_rate(&peak[i]);
+    ratio[i] = learner_flops(&b.objective, &b.sizes) / last / peak[i];
+  }
+  if (e == NULL)
+    print_update(&b, median(ratio, ROUNDS), learner_flops(&b.objective, &b.sizes) / median(seconds, ROUNDS),
+                 median(peak, ROUNDS), &u, last, json, out);
+  update_bench_free(&b);
+  return e;
+}
+
+// --- wire ---
+
+static struct error *wire_rate(struct comm *comm, const struct trajectory *t, const struct trajectory_layout *l,
+                               double *rate) {
+  const int me = comm_rank(comm), last = comm_size(comm) - 1;
+  double best = 0;
+  for (int i = 0; i < 4 * ROUNDS; ++i) {
+    const double started = clock_seconds();
+    if (me == last) TRY(comm_send(comm, 0, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
+    if (me == 0) TRY(comm_receive(comm, last, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
+    TRY(comm_wait(comm));
+    int done = 1;
+    TRY(comm_max(comm, &done)); // no message of the next round may start before this one has arrived
+    best = fmax(best, (double)l->bytes / (clock_seconds() - started));
+  }
+  *rate = best;
+  return NULL;
+}
+
+struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) {
+  struct task *task;
+  TRY(task_open(config->task.name, config->task.episode_length, NULL, &task));
+  const struct shard_sizes sizes = shard_sizes(config);
+  struct trajectory_layout l;
+  struct trajectory t;
+  trajectory_layout_init(&l, config, &sizes, task->obs_dim, task->action_dim, task->episode_length, task->state_size);
+  const double steps = (double)l.envs * l.steps,
+               payload = (double)task->obs_dim * 4 + task->action_dim * 4 + 4 + 1 + 4 * l.loss_columns;
+  double rate = NAN;
+  task_close(task);
+  TRY(trajectory_init(&t, &l));
+  struct error *e = comm_size(comm) > 1 ? wire_rate(comm, &t, &l, &rate) : NULL;
+  trajectory_free(&t);
+  if (e != NULL || out == NULL) return e;
+  if (json) {
+    fprintf(out, "{\"message_bytes\": %zu, \"bytes_per_step\": %.3f, \"payload_bytes_per_step\": %.3f, ", l.bytes,
+            (double)l.bytes / steps, payload);
+    if (isnan(rate)) fprintf(out, "\"bytes_per_second\": null}\n");
+    else fprintf(out, "\"bytes_per_second\": %.6g}\n", rate);
+    return NULL;
+  }
+  fprintf(out,
+          "message              %12zu bytes a shard and iteration (%zu for the learner, %zu tail)\n"
+          "per environment step %12.2f bytes (%.0f of observation, action, reward, flags and old loss)\n",
+          l.bytes, l.learner_bytes, l.bytes - l.learner_bytes, (double)l.bytes / steps, payload);
+  if (isnan(rate)) fprintf(out, "bandwidth                       - one rank has no wire: run under mpirun -n 2\n");
+  else fprintf(out, "bandwidth            %12.3g bytes/s from rank %d to rank 0\n", rate, comm_size(comm) - 1);
+  return NULL;
+}

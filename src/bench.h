@@ -1,0 +1,24 @@
+// Benchmarks: what is reached against the limit of the machine, measured in the same process.
+#ifndef FLOWRANK_BENCH_H
+#define FLOWRANK_BENCH_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "common/comm.h"
+#include "common/config.h"
+#include "common/error.h"
+
+// One core: environment steps/s with policy against bare mj_step of the same model and controls plus the inference's
+// operations at the measured sgemm peak.
+struct error *bench_rollout(const struct config *config, bool json, FILE *out) MUST_USE;
+
+// One core: achieved rate of the learner's matrix-product operations against the measured sgemm peak, with shares per
+// phase. Uses a synthetic batch of obs_dim × action_dim when these are positive, else the config's task's sizes.
+struct error *bench_update(const struct config *config, int obs_dim, int action_dim, bool json, FILE *out) MUST_USE;
+
+// Bytes on the wire per environment step, and the bandwidth between rank 0 and the last rank (or through memory when
+// there is one rank).
+struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) MUST_USE;
+
+#endif

@@ -1,0 +1,303 @@
+#include "common/comm.h"
+
+#include <mpi.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { PIECE_BYTES = 1 << 30 };   // longest single MPI message; counts are ints
+enum { SPINS_BEFORE_NAP = 2000 }; // polls that only yield, about 100 µs
+enum { NAP_NANOSECONDS = 50000 };
+
+struct comm {
+  int rank, size, node_ranks;
+  MPI_Comm world;
+  MPI_Request *pending; // [capacity]
+  int pending_count, capacity;
+  int64_t bytes_sent;
+};
+
+static struct error *mpi_error(const struct comm *comm, int status, const char *doing) {
+  char text[MPI_MAX_ERROR_STRING] = "unknown fault";
+  int length;
+  MPI_Error_string(status, text, &length);
+  return error_new(EXIT_CODE_FAILED, "MPI on rank %d, %s: %s", comm->rank, doing, text);
+}
+
+static struct error *find_node_ranks(struct comm *comm) {
+  MPI_Comm node;
+  int status = MPI_Comm_split_type(comm->world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  if (status != MPI_SUCCESS) return mpi_error(comm, status, "finding the ranks of this node");
+  MPI_Comm_size(node, &comm->node_ranks);
+  MPI_Comm_free(&node);
+  return NULL;
+}
+
+struct error *comm_init(struct comm **out) {
+  struct comm *comm = *out = calloc(1, sizeof *comm);
+  if (comm == NULL) return error_no_memory("communication");
+  int provided;
+  int status = MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided);
+  if (status != MPI_SUCCESS || provided < MPI_THREAD_SERIALIZED) {
+    free(comm);
+    *out = NULL;
+    return error_new(EXIT_CODE_FAILED, "MPI cannot be started with MPI_THREAD_SERIALIZED");
+  }
+  comm->world = MPI_COMM_WORLD;
+  MPI_Comm_set_errhandler(comm->world, MPI_ERRORS_RETURN);
+  MPI_Comm_rank(comm->world, &comm->rank);
+  MPI_Comm_size(comm->world, &comm->size);
+  struct error *e = find_node_ranks(comm);
+  if (e == NULL) return NULL;
+  comm_finalize(comm);
+  *out = NULL;
+  return e;
+}
+
+void comm_finalize(struct comm *comm) {
+  if (comm == NULL) return;
+  MPI_Finalize();
+  free(comm->pending);
+  free(comm);
+}
+
+void comm_abort(struct comm *comm, int code) { MPI_Abort(comm->world, code); }
+
+int comm_rank(const struct comm *comm) { return comm->rank; }
+int comm_size(const struct comm *comm) { return comm->size; }
+int comm_ranks_on_node(const struct comm *comm) { return comm->node_ranks; }
+int64_t comm_bytes_sent(const struct comm *comm) { return comm->bytes_sent; }
+
+void comm_library_version(char *text, size_t size) {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length;
+  MPI_Get_library_version(version, &length);
+  version[strcspn(version, ",\n")] = '\0';
+  snprintf(text, size, "%s", version);
+}
+
+// Place for one more pending request, or null without memory.
+static MPI_Request *next_request(struct comm *comm) {
+  if (comm->pending_count == comm->capacity) {
+    const int capacity = comm->capacity ? 2 * comm->capacity : 64;
+    MPI_Request *grown = realloc(comm->pending, (size_t)capacity * sizeof *grown);
+    if (grown == NULL) return NULL;
+    comm->pending = grown;
+    comm->capacity = capacity;
+  }
+  return &comm->pending[comm->pending_count];
+}
+
+static int message_tag(enum message_kind kind, int shard) { return shard * MESSAGE_KINDS + (int)kind; }
+
+struct error *comm_send(struct comm *comm, int to, enum message_kind kind, int shard, const void *data, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
+    const int piece = (int)(bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES);
+    MPI_Request *request = next_request(comm);
+    if (request == NULL) return error_no_memory("message requests");
+    const int status =
+        MPI_Isend((const char *)data + at, piece, MPI_BYTE, to, message_tag(kind, shard), comm->world, request);
+    if (status != MPI_SUCCESS) return error_prefix(mpi_error(comm, status, "sending"), "to rank %d", to);
+    comm->pending_count++;
+    comm->bytes_sent += piece;
+  }
+  return NULL;
+}
+
+struct error *comm_receive(struct comm *comm, int from, enum message_kind kind, int shard, void *data, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
+    const int piece = (int)(bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES);
+    MPI_Request *request = next_request(comm);
+    if (request == NULL) return error_no_memory("message requests");
+    const int status =
+        MPI_Irecv((char *)data + at, piece, MPI_BYTE, from, message_tag(kind, shard), comm->world, request);
+    if (status != MPI_SUCCESS) return error_prefix(mpi_error(comm, status, "receiving"), "from rank %d", from);
+    comm->pending_count++;
+  }
+  return NULL;
+}
+
+// MPI_Waitall would hold a core while it waits; on a full machine that core is an actor's.
+static struct error *poll_until_done(struct comm *comm, int count, MPI_Request *requests, const char *doing) {
+  for (int polls = 0;; ++polls) {
+    int done;
+    const int status = MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
+    if (status != MPI_SUCCESS) return mpi_error(comm, status, doing);
+    if (done) return NULL;
+    if (polls < SPINS_BEFORE_NAP) sched_yield();
+    else nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL);
+  }
+}
+
+struct error *comm_wait(struct comm *comm) {
+  struct error *e = poll_until_done(comm, comm->pending_count, comm->pending, "waiting for messages");
+  comm->pending_count = 0;
+  return e;
+}
+
+// Rank 0's bytes to all of `group`, of which rank 0 is the first.
+static struct error *broadcast(struct comm *comm, MPI_Comm group, void *data, size_t bytes, const char *doing) {
+  for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
+    const int piece = (int)(bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES);
+    MPI_Request request;
+    const int status = MPI_Ibcast((char *)data + at, piece, MPI_BYTE, 0, group, &request);
+    if (status != MPI_SUCCESS) return mpi_error(comm, status, doing);
+    TRY(poll_until_done(comm, 1, &request, doing));
+    if (comm->rank == 0) comm->bytes_sent += piece;
+  }
+  return NULL;
+}
+
+struct error *comm_broadcast(struct comm *comm, void *data, size_t bytes) {
+  return comm->size == 1 ? NULL : broadcast(comm, comm->world, data, bytes, "broadcasting");
+}
+
+struct error *comm_max(struct comm *comm, int *value) {
+  if (comm->size == 1) return NULL;
+  const int mine = *value;
+  MPI_Request request;
+  const int status = MPI_Iallreduce(&mine, value, 1, MPI_INT, MPI_MAX, comm->world, &request);
+  if (status != MPI_SUCCESS) return mpi_error(comm, status, "asking all ranks");
+  return poll_until_done(comm, 1, &request, "asking all ranks");
+}
+
+struct error *comm_agree(struct comm *comm, struct error *mine) {
+  if (comm->size == 1) return mine;
+  char text[1024] = "";
+  int verdict[2] = {mine ? comm->rank : comm->size, 0}, first;
+  int status = MPI_Allreduce(&verdict[0], &first, 1, MPI_INT, MPI_MIN, comm->world);
+  if (status == MPI_SUCCESS && first == comm->size) return mine; // null: nobody has one
+  verdict[1] = mine ? mine->code : 0;
+  snprintf(text, sizeof text, "%s", mine ? mine->text : "");
+  error_free(mine);
+  if (status == MPI_SUCCESS) status = MPI_Bcast(&verdict[1], 1, MPI_INT, first, comm->world);
+  if (status == MPI_SUCCESS) status = MPI_Bcast(text, sizeof text, MPI_CHAR, first, comm->world);
+  if (status != MPI_SUCCESS) return mpi_error(comm, status, "agreeing on an error");
+  return error_new(verdict[1], "%s", text);
+}
+
+void combine_floats(size_t bytes, void *into, const void *from) {
+  float *restrict a = into;
+  const float *restrict b = from;
+  for (size_t i = 0; i < bytes / sizeof *a; ++i) a[i] += b[i];
+}
+
+void combine_doubles(size_t bytes, void *into, const void *from) {
+  double *restrict a = into;
+  const double *restrict b = from;
+  for (size_t i = 0; i < bytes / sizeof *a; ++i) a[i] += b[i];
+}
+
+struct tree {
+  struct comm *comm;
+  MPI_Comm learners;
+  int shards, learner_count;
+  const int *owner;    // [shards], the placement's
+  const void **source; // [shards]: what slot i takes in at the present level, or null
+  int *pair;           // [shards]: slots of this rank that take something in at the present level
+  size_t largest;
+  int arrivals;           // largest number of slots that arrive from other ranks at one level
+  unsigned char *arrival; // [arrivals, largest]
+};
+
+// Slot i takes in slot i + stride when i is a multiple of 2·stride.
+static int partner(const struct tree *t, int i, int stride) {
+  return i % (2 * stride) == 0 && i + stride < t->shards ? i + stride : -1;
+}
+
+static int most_arrivals(const struct tree *t) {
+  int most = 0;
+  for (int stride = 1; stride < t->shards; stride *= 2) {
+    int here = 0;
+    for (int i = 0; i < t->shards; i += 2 * stride) {
+      const int j = partner(t, i, stride);
+      here += j >= 0 && t->owner[i] == t->comm->rank && t->owner[j] != t->comm->rank;
+    }
+    if (here > most) most = here;
+  }
+  return most;
+}
+
+struct error *tree_init(struct tree **out, struct comm *comm, const struct placement *placement, size_t largest) {
+  struct tree *t = *out = calloc(1, sizeof *t);
+  if (t == NULL) return error_no_memory("the reduction tree");
+  t->comm = comm;
+  t->shards = placement->shards;
+  t->owner = placement->learner_of;
+  t->learner_count = placement->learners;
+  t->learners = MPI_COMM_NULL;
+  t->largest = (largest + 63) / 64 * 64;
+  t->arrivals = most_arrivals(t);
+  t->source = calloc((size_t)t->shards, sizeof *t->source);
+  t->pair = calloc((size_t)t->shards, sizeof *t->pair);
+  if (t->arrivals > 0) t->arrival = aligned_alloc(64, (size_t)t->arrivals * t->largest);
+  struct error *e =
+      t->source && t->pair && (t->arrivals == 0 || t->arrival) ? NULL : error_no_memory("the reduction tree");
+  if (comm->size > 1) { // collective, so every rank takes part whatever happened above
+    const int colour = comm->rank < placement->learners ? 0 : MPI_UNDEFINED;
+    const int status = MPI_Comm_split(comm->world, colour, comm->rank, &t->learners);
+    if (status != MPI_SUCCESS && e == NULL) e = mpi_error(comm, status, "grouping the learners");
+    if (t->learners != MPI_COMM_NULL) MPI_Comm_set_errhandler(t->learners, MPI_ERRORS_RETURN);
+  }
+  if (e != NULL) {
+    tree_free(t);
+    *out = NULL;
+  }
+  return e;
+}
+
+void tree_free(struct tree *t) {
+  if (t == NULL) return;
+  if (t->learners != MPI_COMM_NULL) MPI_Comm_free(&t->learners);
+  free(t->source);
+  free(t->pair);
+  free(t->arrival);
+  free(t);
+}
+
+// Sends and receives what has to cross ranks at this level; lists the slots that take something in.
+static struct error *exchange_level(struct tree *t, void *const *slot, size_t bytes, int stride, int *pairs) {
+  const int me = t->comm->rank;
+  int arrived = 0;
+  *pairs = 0;
+  for (int i = 0; i < t->shards; i += 2 * stride) {
+    const int j = partner(t, i, stride);
+    if (j < 0) continue;
+    if (t->owner[i] == me) {
+      t->source[i] = slot[j];
+      t->pair[(*pairs)++] = i;
+    }
+    if (t->owner[i] == me && t->owner[j] != me) {
+      unsigned char *const into = t->arrival + (size_t)arrived++ * t->largest;
+      t->source[i] = into;
+      TRY(comm_receive(t->comm, t->owner[j], MESSAGE_SUM, j, into, bytes));
+    }
+    if (t->owner[i] != me && t->owner[j] == me) TRY(comm_send(t->comm, t->owner[i], MESSAGE_SUM, j, slot[j], bytes));
+  }
+  return comm_wait(t->comm);
+}
+
+static void combine_level(const struct tree *t, void *const *slot, size_t bytes, size_t grain, combine_fn *combine,
+                          int pairs) {
+  const int64_t pieces = (int64_t)((bytes + grain - 1) / grain);
+#pragma omp parallel for schedule(static) if (bytes > 65536)
+  for (int64_t work = 0; work < pairs * pieces; ++work) {
+    const int i = t->pair[work / pieces];
+    const size_t at = (size_t)(work % pieces) * grain, here = bytes - at < grain ? bytes - at : grain;
+    combine(here, (char *)slot[i] + at, (const char *)t->source[i] + at);
+  }
+}
+
+struct error *tree_reduce(struct tree *t, void *const *slot, size_t bytes, size_t grain, combine_fn *combine,
+                          void *result) {
+  for (int stride = 1; stride < t->shards; stride *= 2) {
+    int pairs;
+    TRY(exchange_level(t, slot, bytes, stride, &pairs));
+    combine_level(t, slot, bytes, grain, combine, pairs);
+  }
+  if (t->owner[0] == t->comm->rank && result != slot[0]) memcpy(result, slot[0], bytes);
+  if (t->learner_count == 1) return NULL;
+  return broadcast(t->comm, t->learners, result, bytes, "sharing a sum with the learners"); // rank 0 owns slot 0
+}

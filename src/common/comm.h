@@ -1,0 +1,68 @@
+// All of MPI: shard messages, broadcast, the tree reduction, agreement on errors. One rank is the embedded mode, in which
+// every call here is a no-op or a local copy. Waiting polls and yields, so that a waiting rank does not hold a core.
+#ifndef FLOWRANK_COMM_H
+#define FLOWRANK_COMM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/shard.h"
+
+struct comm;
+
+// Starts MPI (alone where no launcher is present). Call once; *comm is freed by comm_finalize.
+struct error *comm_init(struct comm **comm) MUST_USE;
+void comm_finalize(struct comm *comm);
+// Ends every rank at once with `code`: for faults after which the ranks can no longer agree.
+void comm_abort(struct comm *comm, int code);
+
+int comm_rank(const struct comm *comm);
+int comm_size(const struct comm *comm);
+int comm_ranks_on_node(const struct comm *comm);
+void comm_library_version(char *text, size_t size);
+
+// Collective: every rank gives its error or null, all get the error of the lowest rank that has one (or null).
+// Takes `mine`.
+struct error *comm_agree(struct comm *comm, struct error *mine) MUST_USE;
+
+// What a message carries; a shard has one of each kind on the way at most.
+enum message_kind { MESSAGE_TRAJECTORY, MESSAGE_TAIL, MESSAGE_STATE, MESSAGE_RETURNS, MESSAGE_SUM, MESSAGE_KINDS };
+
+// Non-blocking; the buffer must stay until comm_wait. Any size: long messages travel in pieces. May be called from any
+// thread, one at a time (callers in a parallel region use a critical section).
+struct error *comm_send(struct comm *comm, int to, enum message_kind kind, int shard, const void *data,
+                        size_t bytes) MUST_USE;
+struct error *comm_receive(struct comm *comm, int from, enum message_kind kind, int shard, void *data,
+                           size_t bytes) MUST_USE;
+// Completes everything that was started since the last wait.
+struct error *comm_wait(struct comm *comm) MUST_USE;
+
+// Collective over all ranks: rank 0's bytes go to all.
+struct error *comm_broadcast(struct comm *comm, void *data, size_t bytes) MUST_USE;
+
+// Collective: the largest of all ranks' values, on every rank.
+struct error *comm_max(struct comm *comm, int *value) MUST_USE;
+
+// Bytes that this rank has sent to others so far.
+int64_t comm_bytes_sent(const struct comm *comm);
+
+// into ← into ⊕ from, over `bytes` bytes.
+typedef void combine_fn(size_t bytes, void *into, const void *from);
+void combine_floats(size_t bytes, void *into, const void *from);  // sums
+void combine_doubles(size_t bytes, void *into, const void *from); // sums
+
+// The fixed binary tree over shard indices: at stride 1, 2, 4, .. slot i takes in slot i + stride. The same additions in
+// the same order whoever holds the slots, so the result does not depend on placement. Collective over the learners.
+struct tree;
+// largest: bytes of the biggest slot that will be reduced.
+struct error *tree_init(struct tree **tree, struct comm *comm, const struct placement *placement,
+                        size_t largest) MUST_USE;
+void tree_free(struct tree *tree);
+// slot [shards]: this rank's slots of `bytes` bytes (others' entries are not read); all are overwritten on the way.
+// grain: bytes that combine can be given apart (threads share the work by it). After it, `result` on every learner
+// holds the whole; it may be a slot.
+struct error *tree_reduce(struct tree *tree, void *const *slot, size_t bytes, size_t grain, combine_fn *combine,
+                          void *result) MUST_USE;
+
+#endif

@@ -1,0 +1,248 @@
+#include "common/flow_policy.h"
+
+#include <assert.h>
+#include <cblas.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/simd.h"
+
+void flow_policy_layout(struct flow_policy *p, const struct config *config, int obs_dim, int action_dim,
+                        size_t offset) {
+  p->obs_dim = obs_dim;
+  p->action_dim = action_dim;
+  p->embedding_dim = 2 * (int)config->policy.time_frequencies;
+  p->output_scale = (float)config->policy.output_scale;
+  p->sde_sigma = (float)config->policy.sde_sigma;
+  p->supervision = config->objective.supervision;
+  mlp_layout(&p->net, obs_dim + action_dim + p->embedding_dim, &config->policy.hidden, action_dim, offset);
+}
+
+struct error *flow_workspace_init(struct flow_workspace *w, const struct flow_policy *p, int obs_rows, int pairs,
+                                  int with_backward) {
+  *w = (struct flow_workspace){.obs_rows = obs_rows, .pairs = pairs};
+  const size_t rows = (size_t)obs_rows, all = rows * (size_t)pairs, action = (size_t)p->action_dim;
+  const size_t first = (size_t)p->net.width[1];
+  const size_t size[] = {simd_padded(rows * first),      simd_padded(all * (action + (size_t)p->embedding_dim)),
+                         simd_padded(all * action),      with_backward ? simd_padded(all * action) : 0,
+                         simd_padded(5 * rows * action), with_backward ? simd_padded(rows * first) : 0};
+  float **const view[] = {&w->shared, &w->input, &w->u, &w->d_u, &w->stage, &w->d_shared};
+  size_t total = 0;
+  for (size_t i = 0; i < sizeof size / sizeof *size; ++i) total += size[i];
+  w->memory = aligned_alloc(64, total * sizeof(float));
+  if (w->memory == NULL) return error_no_memory("the policy's workspace");
+  float *next = w->memory;
+  for (size_t i = 0; i < sizeof size / sizeof *size; ++i) {
+    *view[i] = next;
+    next += size[i];
+  }
+  struct error *e = mlp_tape_init(&w->tape, &p->net, obs_rows * pairs, with_backward);
+  if (e != NULL) flow_workspace_free(w);
+  return e;
+}
+
+void flow_workspace_free(struct flow_workspace *w) {
+  mlp_tape_free(&w->tape);
+  free(w->memory);
+  *w = (struct flow_workspace){0};
+}
+
+// The first layer's weights stand in the order of its inputs: observation, then x_t and the embedding.
+static const float *x_weights(const struct flow_policy *p, const float *parameters) {
+  return parameters + p->net.weight[0] + (size_t)p->obs_dim * (size_t)p->net.width[1];
+}
+
+// The observation's share of the first layer, made once and used by all of its (x_t, t) pairs and sampler steps.
+static void share_observation(const struct flow_policy *p, const float *parameters, int rows, const float *obs,
+                              float *shared) {
+  const int first = p->net.width[1];
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, first, p->obs_dim, 1.0f, obs, p->obs_dim,
+              parameters + p->net.weight[0], first, 0.0f, shared, first);
+}
+
+// emb(t) = [cos(t·2^k), sin(t·2^k)], k = 0..frequencies-1, into rows of `stride` floats.
+static void embed_times(int frequencies, size_t count, const float *t, size_t stride, float *out) {
+  for (size_t i = 0; i < count; i += SIMD_LANES) {
+    const size_t part = count - i < SIMD_LANES ? count - i : SIMD_LANES;
+    const simd times = simd_load_part(t + i, part);
+    for (int k = 0; k < frequencies; ++k) {
+      float sine[SIMD_LANES], cosine[SIMD_LANES];
+      simd s, c;
+      SIMD_SINCOS(times * (float)(1u << k), s, c);
+      simd_store(sine, s);
+      simd_store(cosine, c);
+      for (size_t j = 0; j < part; ++j) {
+        out[(i + j) * stride + (size_t)k] = cosine[j];
+        out[(i + j) * stride + (size_t)(k + frequencies)] = sine[j];
+      }
+    }
+  }
+}
+
+// Network and output scale, from w->shared and w->input.
+static void velocity_of_input(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                              struct flow_workspace *w, float *u) {
+  const int first = p->net.width[1], all = rows * pairs, columns = p->action_dim + p->embedding_dim;
+  float *z = w->tape.activation[0];
+  for (int i = 0; i < all; ++i)
+    memcpy(z + (size_t)i * (size_t)first, w->shared + (size_t)(i / pairs) * (size_t)first,
+           (size_t)first * sizeof(float));
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, all, first, columns, 1.0f, w->input, columns,
+              x_weights(p, parameters), first, 1.0f, z, first);
+  mlp_forward_hidden(&p->net, parameters, all, &w->tape, u);
+  for (size_t i = 0; i < (size_t)all * (size_t)p->action_dim; ++i) u[i] *= p->output_scale;
+}
+
+void flow_policy_velocity(const struct flow_policy *p, const float *parameters, int rows, int pairs, const float *obs,
+                          const float *x, const float *t, struct flow_workspace *w, float *u) {
+  assert(rows <= w->obs_rows && pairs <= w->pairs);
+  const size_t action = (size_t)p->action_dim, columns = action + (size_t)p->embedding_dim;
+  const size_t all = (size_t)rows * (size_t)pairs;
+  share_observation(p, parameters, rows, obs, w->shared);
+  for (size_t i = 0; i < all; ++i) memcpy(w->input + i * columns, x + i * action, action * sizeof(float));
+  embed_times(p->embedding_dim / 2, all, t, columns, w->input + action);
+  velocity_of_input(p, parameters, rows, pairs, w, u);
+}
+
+// u(obs, x, t) with one t for all rows, as a sampler needs it: the embedding's product is a single row.
+static void velocity_at(const struct flow_policy *p, const float *parameters, int rows, const float *x, float t,
+                        struct flow_workspace *w, float *u) {
+  const int first = p->net.width[1];
+  const size_t n = (size_t)first, action = (size_t)p->action_dim;
+  float *const embedding = w->input, *const z = w->tape.activation[0];
+  embed_times(p->embedding_dim / 2, 1, &t, (size_t)p->embedding_dim, embedding);
+  const float *e_weights = x_weights(p, parameters) + action * n;
+  for (size_t c = 0; c < n; ++c) z[c] = 0;
+  for (int k = 0; k < p->embedding_dim; ++k)
+    for (size_t c = 0; c < n; ++c) z[c] += embedding[k] * e_weights[(size_t)k * n + c];
+  for (int r = rows - 1; r >= 0; --r) // row 0 holds the sum and is done last
+    for (size_t c = 0; c < n; ++c) z[(size_t)r * n + c] = w->shared[(size_t)r * n + c] + z[c];
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, first, p->action_dim, 1.0f, x, p->action_dim,
+              x_weights(p, parameters), first, 1.0f, z, first);
+  mlp_forward_hidden(&p->net, parameters, rows, &w->tape, u);
+  for (size_t i = 0; i < (size_t)rows * action; ++i) u[i] *= p->output_scale;
+}
+
+// The explicit Runge-Kutta methods with as many as four stages, each stage depending on the one before it alone.
+struct tableau {
+  int stages;
+  float node[4];   // stage i is at t + node[i]·dt, x + node[i]·dt·u_{i-1}
+  float weight[4]; // x ← x + dt·Σ weight[i]·u_i
+};
+static const struct tableau TABLEAU[] = {
+    [SAMPLER_EULER] = {1, {0}, {1}},
+    [SAMPLER_HEUN] = {2, {0, 1}, {0.5f, 0.5f}},
+    [SAMPLER_MIDPOINT] = {2, {0, 0.5f}, {0, 1}},
+    [SAMPLER_RK4] = {4, {0, 0.5f, 0.5f, 1}, {1 / 6.0f, 1 / 3.0f, 1 / 3.0f, 1 / 6.0f}},
+};
+
+void flow_policy_sample(const struct flow_policy *p, const float *parameters, enum sampler_kind sampler, int steps,
+                        int rows, const float *obs, const float *sde_noise, struct flow_workspace *w, float *x) {
+  assert(rows <= w->obs_rows);
+  const struct tableau *method = &TABLEAU[sampler];
+  const size_t n = (size_t)rows * (size_t)p->action_dim;
+  float *const at = w->stage, *const u = w->stage + n, *const sum = w->stage + 2 * n;
+  share_observation(p, parameters, rows, obs, w->shared);
+  for (int k = 0; k < steps; ++k) {
+    const float t = 1.0f - (float)k / (float)steps, dt = (1.0f - (float)(k + 1) / (float)steps) - t;
+    for (int i = 0; i < method->stages; ++i) {
+      const float reach = method->node[i] * dt;
+      if (i > 0)
+        for (size_t j = 0; j < n; ++j) at[j] = x[j] + reach * u[j];
+      velocity_at(p, parameters, rows, i > 0 ? at : x, t + reach, w, u);
+      for (size_t j = 0; j < n; ++j) sum[j] = (i > 0 ? sum[j] : 0.0f) + method->weight[i] * u[j];
+    }
+    for (size_t j = 0; j < n; ++j) x[j] += dt * sum[j];
+    if (sde_noise != NULL)
+      for (size_t j = 0; j < n; ++j) x[j] += p->sde_sigma * sde_noise[(size_t)k * n + j];
+  }
+}
+
+int flow_policy_evaluations(enum sampler_kind sampler, int steps) { return TABLEAU[sampler].stages * steps; }
+
+void flow_policy_cfm_forward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                             const float *obs, const float *action, const float *eps, const float *t,
+                             struct flow_workspace *w, float *loss) {
+  assert(rows <= w->obs_rows && pairs <= w->pairs);
+  const size_t dims = (size_t)p->action_dim, columns = dims + (size_t)p->embedding_dim;
+  const size_t all = (size_t)rows * (size_t)pairs;
+  share_observation(p, parameters, rows, obs, w->shared);
+  for (size_t i = 0; i < all; ++i) { // x_t = t·eps + (1−t)·a
+    const float *a = action + i / (size_t)pairs * dims;
+    for (size_t d = 0; d < dims; ++d) w->input[i * columns + d] = t[i] * eps[i * dims + d] + (1.0f - t[i]) * a[d];
+  }
+  embed_times(p->embedding_dim / 2, all, t, columns, w->input + dims);
+  velocity_of_input(p, parameters, rows, pairs, w, w->u);
+  for (size_t i = 0; i < all; ++i) {
+    const float *a = action + i / (size_t)pairs * dims, *x = w->input + i * columns;
+    float sum = 0;
+    for (size_t d = 0; d < dims; ++d) {
+      const float noise = eps[i * dims + d], u = w->u[i * dims + d];
+      // velocity: u against eps − a; eps: x1 = x0 + u = (x_t − t·u) + u against eps
+      const float miss = p->supervision == SUPERVISION_VELOCITY ? noise - a[d] - u : noise - x[d] - (1.0f - t[i]) * u;
+      sum += miss * miss;
+    }
+    loss[i] = sum / (float)dims;
+  }
+}
+
+// ∂loss/∂u of each pair, times d_loss; and output_scale, as u = output_scale · network output.
+static void cfm_velocity_gradient(const struct flow_policy *p, int rows, int pairs, const float *action,
+                                  const float *eps, const float *t, const struct flow_workspace *w, const float *d_loss,
+                                  float *d_u) {
+  const size_t dims = (size_t)p->action_dim, columns = dims + (size_t)p->embedding_dim;
+  for (size_t i = 0; i < (size_t)rows * (size_t)pairs; ++i) {
+    const float *a = action + i / (size_t)pairs * dims, *x = w->input + i * columns;
+    const float scale = -2.0f / (float)dims * d_loss[i] * p->output_scale, rest = 1.0f - t[i];
+    for (size_t d = 0; d < dims; ++d) {
+      const float noise = eps[i * dims + d], u = w->u[i * dims + d];
+      d_u[i * dims + d] = p->supervision == SUPERVISION_VELOCITY ? scale * (noise - a[d] - u)
+                                                                 : scale * rest * (noise - x[d] - rest * u);
+    }
+  }
+}
+
+void flow_policy_cfm_backward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                              const float *obs, const float *action, const float *eps, const float *t,
+                              struct flow_workspace *w, const float *d_loss, float *gradient) {
+  const int first = p->net.width[1], all = rows * pairs, columns = p->action_dim + p->embedding_dim;
+  const size_t n = (size_t)first;
+  cfm_velocity_gradient(p, rows, pairs, action, eps, t, w, d_loss, w->d_u);
+  const float *dz = mlp_backward_hidden(&p->net, parameters, all, &w->tape, w->d_u, gradient);
+  float *const d_weight = gradient + p->net.weight[0];
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, columns, first, all, 1.0f, w->input, columns, dz, first, 1.0f,
+              d_weight + (size_t)p->obs_dim * n, first);
+  memset(w->d_shared, 0, (size_t)rows * n * sizeof(float));
+  for (int i = 0; i < all; ++i)
+    for (size_t c = 0; c < n; ++c) w->d_shared[(size_t)(i / pairs) * n + c] += dz[(size_t)i * n + c];
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, p->obs_dim, first, rows, 1.0f, obs, p->obs_dim, w->d_shared,
+              first, 1.0f, d_weight, first);
+}
+
+void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, float *eps,
+                            float *t) {
+  const size_t pairs = (size_t)config->objective.mc_samples;
+  const uint64_t seed = (uint64_t)config->seed;
+  rng_normal(rng_stream(seed, RNG_CFM_NOISE, env, step), pairs * (size_t)action_dim, eps);
+  rng_uniform(rng_stream(seed, RNG_CFM_TIME, env, step), pairs, t);
+  if (config->objective.flow_time == FLOW_TIME_UNIFORM) return;
+  const float grid = (float)config->policy.flow_steps;
+  for (size_t m = 0; m < pairs; ++m) t[m] = 1.0f - floorf(t[m] * grid) / grid;
+}
+
+double flow_policy_sample_flops(const struct flow_policy *p, enum sampler_kind sampler, int steps) {
+  const double first = p->net.width[1];
+  const double evaluation = mlp_forward_flops(&p->net) - 2.0 * (p->obs_dim + p->embedding_dim) * first;
+  return 2.0 * p->obs_dim * first + flow_policy_evaluations(sampler, steps) * evaluation;
+}
+
+double flow_policy_cfm_forward_flops(const struct flow_policy *p, int pairs) {
+  const double shared = 2.0 * p->obs_dim * p->net.width[1];
+  return shared + pairs * (mlp_forward_flops(&p->net) - shared);
+}
+
+double flow_policy_cfm_backward_flops(const struct flow_policy *p, int pairs) {
+  const double shared = 2.0 * p->obs_dim * p->net.width[1]; // the weights' gradient; the input's is not needed
+  return shared + pairs * (mlp_backward_flops(&p->net) - shared);
+}

@@ -1,0 +1,73 @@
+// The flow policy: a velocity network u(obs, x_t, t), samplers that integrate it from noise to an action, and the
+// conditional flow matching (CFM) loss with its gradient. FPO §3; docs/algorithm.md.
+#ifndef FLOWRANK_FLOW_POLICY_H
+#define FLOWRANK_FLOW_POLICY_H
+
+#include "common/config.h"
+#include "common/error.h"
+#include "common/mlp.h"
+#include "common/rng.h"
+
+struct flow_policy {
+  struct mlp net; // inputs: observation [O], x_t [A], embedding of t [2·frequencies]
+  int obs_dim, action_dim, embedding_dim;
+  float output_scale;
+  float sde_sigma;
+  enum supervision_kind supervision;
+};
+
+void flow_policy_layout(struct flow_policy *p, const struct config *config, int obs_dim, int action_dim, size_t offset);
+
+// Scratch of one thread, for up to `obs_rows` observations with up to `pairs` (x_t, t) pairs each. One owner, reusable.
+struct flow_workspace {
+  int obs_rows, pairs;
+  float *memory;
+  float *shared;   // [obs_rows, width[1]]: observation's share of the first layer
+  float *input;    // [obs_rows·pairs, A + embedding]
+  float *u;        // [obs_rows·pairs, A]
+  float *d_u;      // [obs_rows·pairs, A]
+  float *stage;    // [4, obs_rows, A]: stages of a sampler
+  float *d_shared; // [obs_rows, width[1]]
+  struct mlp_tape tape;
+};
+struct error *flow_workspace_init(struct flow_workspace *w, const struct flow_policy *p, int obs_rows, int pairs,
+                                  int with_backward) MUST_USE;
+void flow_workspace_free(struct flow_workspace *w);
+
+// Velocity u = output_scale · net(obs, x, t), pointing from action to noise. Each observation has `pairs` rows of x, t.
+// obs [rows, O] normalised; x [rows·pairs, A]; t [rows·pairs]; u [rows·pairs, A].
+void flow_policy_velocity(const struct flow_policy *p, const float *parameters, int rows, int pairs, const float *obs,
+                          const float *x, const float *t, struct flow_workspace *w, float *u);
+
+// Integrates dx/dt = u from t = 1 (noise) to t = 0 (action) in `steps` equal steps.
+// obs [rows, O] normalised; x [rows, A]: noise in, raw action out; sde_noise [steps, rows, A] standard normal, or null
+// when sde_sigma is 0.
+void flow_policy_sample(const struct flow_policy *p, const float *parameters, enum sampler_kind sampler, int steps,
+                        int rows, const float *obs, const float *sde_noise, struct flow_workspace *w, float *x);
+
+// CFM loss of every stored pair: loss [rows, pairs], mean over action dims of the squared error of the supervised
+// quantity (velocity: eps − a; eps: eps). obs [rows, O]; action [rows, A]; eps [rows, pairs, A]; t [rows, pairs].
+void flow_policy_cfm_forward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                             const float *obs, const float *action, const float *eps, const float *t,
+                             struct flow_workspace *w, float *loss);
+
+// Adds the gradient of sum(d_loss · loss) to `gradient`, after the forward with the same arguments and workspace.
+// d_loss [rows, pairs].
+void flow_policy_cfm_backward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                              const float *obs, const float *action, const float *eps, const float *t,
+                              struct flow_workspace *w, const float *d_loss, float *gradient);
+
+// Draws the stored pairs of one action again: eps [pairs, A], t [pairs]. `step` counts control steps of environment
+// `env` since the run's start; t from the K = flow_steps left grid points {1, 1−1/K, .., 1/K}, or uniform.
+void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, float *eps,
+                            float *t);
+
+// Velocity evaluations of one action.
+int flow_policy_evaluations(enum sampler_kind sampler, int steps);
+
+// Matrix-product operations: one action sampled; one CFM forward of `pairs` pairs; its backward.
+double flow_policy_sample_flops(const struct flow_policy *p, enum sampler_kind sampler, int steps);
+double flow_policy_cfm_forward_flops(const struct flow_policy *p, int pairs);
+double flow_policy_cfm_backward_flops(const struct flow_policy *p, int pairs);
+
+#endif

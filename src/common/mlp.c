@@ -1,0 +1,175 @@
+#include "common/mlp.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/rng.h"
+#include "common/simd.h"
+
+void mlp_layout(struct mlp *net, int inputs, const struct config_layers *hidden, int outputs, size_t offset) {
+  net->layers = (int)hidden->count + 1;
+  net->width[0] = inputs;
+  for (int l = 0; l < net->layers - 1; ++l) net->width[l + 1] = (int)hidden->width[l];
+  net->width[net->layers] = outputs;
+  for (int l = 0; l < net->layers; ++l) {
+    net->weight[l] = offset;
+    net->bias[l] = offset + (size_t)net->width[l] * (size_t)net->width[l + 1];
+    offset = net->bias[l] + (size_t)net->width[l + 1];
+  }
+  net->end = offset;
+}
+
+void mlp_initialise(const struct mlp *net, uint64_t seed, uint32_t first_tensor, float *parameters) {
+  for (int l = 0; l < net->layers; ++l) {
+    float *weight = parameters + net->weight[l];
+    const size_t count = (size_t)net->width[l] * (size_t)net->width[l + 1];
+    const float bound = sqrtf(3.0f / (float)net->width[l]);
+    rng_uniform(rng_stream(seed, RNG_PARAMETERS, first_tensor + (uint32_t)l, 0), count, weight);
+    for (size_t i = 0; i < count; ++i) weight[i] = bound * (2.0f * weight[i] - 1.0f);
+    memset(parameters + net->bias[l], 0, (size_t)net->width[l + 1] * sizeof(float));
+  }
+}
+
+struct error *mlp_tape_init(struct mlp_tape *tape, const struct mlp *net, int rows, int with_backward) {
+  memset(tape, 0, sizeof *tape);
+  size_t widest = 0, total = 0;
+  for (int l = 0; l < net->layers; ++l) {
+    const size_t size = simd_padded((size_t)rows * (size_t)net->width[l + 1]);
+    if (size > widest) widest = size;
+    if (l < net->layers - 1) total += (with_backward ? 2 : 1) * size;
+  }
+  if (with_backward) total += 2 * widest;
+  tape->rows = rows;
+  tape->memory = aligned_alloc(64, (total ? total : 16) * sizeof(float));
+  if (tape->memory == NULL) return error_no_memory("a network's activations");
+  float *next = tape->memory;
+  for (int l = 0; l < net->layers - 1; ++l) {
+    const size_t size = simd_padded((size_t)rows * (size_t)net->width[l + 1]);
+    tape->activation[l] = next;
+    next += size;
+    if (!with_backward) continue;
+    tape->slope[l] = next;
+    next += size;
+  }
+  for (int i = 0; with_backward && i < 2; ++i) {
+    tape->gradient[i] = next;
+    next += widest;
+  }
+  return NULL;
+}
+
+void mlp_tape_free(struct mlp_tape *tape) {
+  free(tape->memory);
+  memset(tape, 0, sizeof *tape);
+}
+
+// z [rows, columns] → SiLU(z + bias) in place; slope (may be null) gets SiLU'(z + bias).
+static void bias_silu(int rows, int columns, const float *restrict bias, float *restrict z, float *restrict slope) {
+  for (int r = 0; r < rows; ++r) {
+    float *row = z + (size_t)r * (size_t)columns;
+    float *slope_row = slope ? slope + (size_t)r * (size_t)columns : NULL;
+    for (int c = 0; c < columns; c += SIMD_LANES) {
+      const size_t part = (size_t)(columns - c < SIMD_LANES ? columns - c : SIMD_LANES);
+      const int whole = part == SIMD_LANES;
+      const simd x = whole ? simd_load(row + c) + simd_load(bias + c)
+                           : simd_load_part(row + c, part) + simd_load_part(bias + c, part);
+      const simd sigmoid = simd_sigmoid(x);
+      const simd y = x * sigmoid;
+      const simd dy = sigmoid + y * (1.0f - sigmoid);
+      if (whole) {
+        simd_store(row + c, y);
+        if (slope_row) simd_store(slope_row + c, dy);
+      } else {
+        simd_store_part(row + c, y, part);
+        if (slope_row) simd_store_part(slope_row + c, dy, part);
+      }
+    }
+  }
+}
+
+static void add_bias(int rows, int columns, const float *restrict bias, float *restrict z) {
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < columns; ++c) z[(size_t)r * (size_t)columns + (size_t)c] += bias[c];
+}
+
+// dz *= slope (where given), and its column sums are added to d_bias.
+static void slope_and_bias_gradient(int rows, int columns, const float *restrict slope, float *restrict dz,
+                                    float *restrict d_bias) {
+  for (int r = 0; r < rows; ++r) {
+    float *row = dz + (size_t)r * (size_t)columns;
+    if (slope) {
+      const float *slope_row = slope + (size_t)r * (size_t)columns;
+      for (int c = 0; c < columns; ++c) row[c] *= slope_row[c];
+    }
+    for (int c = 0; c < columns; ++c) d_bias[c] += row[c];
+  }
+}
+
+static void product(int rows, int inputs, int outputs, const float *x, const float *w, float *y) {
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, outputs, inputs, 1.0f, x, inputs, w, outputs, 0.0f, y,
+              outputs);
+}
+
+void mlp_forward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,
+                 float *output) {
+  const int last = net->layers - 1;
+  float *first = last == 0 ? output : tape->activation[0];
+  product(rows, net->width[0], net->width[1], input, parameters + net->weight[0], first);
+  if (last == 0) add_bias(rows, net->width[1], parameters + net->bias[0], output);
+  else mlp_forward_hidden(net, parameters, rows, tape, output);
+}
+
+void mlp_forward_hidden(const struct mlp *net, const float *parameters, int rows, struct mlp_tape *tape,
+                        float *output) {
+  const int last = net->layers - 1;
+  bias_silu(rows, net->width[1], parameters + net->bias[0], tape->activation[0], tape->slope[0]);
+  for (int l = 1; l <= last; ++l) {
+    float *z = l == last ? output : tape->activation[l];
+    product(rows, net->width[l], net->width[l + 1], tape->activation[l - 1], parameters + net->weight[l], z);
+    if (l == last) add_bias(rows, net->width[l + 1], parameters + net->bias[l], z);
+    else bias_silu(rows, net->width[l + 1], parameters + net->bias[l], z, tape->slope[l]);
+  }
+}
+
+// d_weight += xᵀ·dz
+static void weight_gradient(int rows, int inputs, int outputs, const float *x, const float *dz, float *d_weight) {
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, inputs, outputs, rows, 1.0f, x, inputs, dz, outputs, 1.0f,
+              d_weight, outputs);
+}
+
+void mlp_backward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,
+                  const float *d_output, float *gradient) {
+  const float *dz = mlp_backward_hidden(net, parameters, rows, tape, d_output, gradient);
+  weight_gradient(rows, net->width[0], net->width[1], input, dz, gradient + net->weight[0]);
+}
+
+float *mlp_backward_hidden(const struct mlp *net, const float *parameters, int rows, struct mlp_tape *tape,
+                           const float *d_output, float *gradient) {
+  const int last = net->layers - 1;
+  float *dz = tape->gradient[0], *dz_below = tape->gradient[1];
+  memcpy(dz, d_output, (size_t)rows * (size_t)net->width[last + 1] * sizeof(float));
+  slope_and_bias_gradient(rows, net->width[last + 1], NULL, dz, gradient + net->bias[last]);
+  for (int l = last; l > 0; --l) {
+    const int inputs = net->width[l], outputs = net->width[l + 1];
+    weight_gradient(rows, inputs, outputs, tape->activation[l - 1], dz, gradient + net->weight[l]);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, inputs, outputs, 1.0f, dz, outputs,
+                parameters + net->weight[l], outputs, 0.0f, dz_below, inputs);
+    slope_and_bias_gradient(rows, inputs, tape->slope[l - 1], dz_below, gradient + net->bias[l - 1]);
+    float *const swap = dz;
+    dz = dz_below;
+    dz_below = swap;
+  }
+  return dz;
+}
+
+double mlp_forward_flops(const struct mlp *net) {
+  double flops = 0;
+  for (int l = 0; l < net->layers; ++l) flops += 2.0 * net->width[l] * net->width[l + 1];
+  return flops;
+}
+
+double mlp_backward_flops(const struct mlp *net) {
+  return 2.0 * mlp_forward_flops(net) - 2.0 * net->width[0] * net->width[1];
+}

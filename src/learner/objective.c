@@ -1,0 +1,199 @@
+#include "learner/objective.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "learner/advantage.h"
+
+// Rows worked at once: enough for the matrix products to run at full rate, few enough for activations to stay in cache.
+enum { VALUE_BLOCK_ROWS = 256, POLICY_BLOCK_PAIRS = 512 };
+
+struct objective_workspace {
+  int value_unrolls, value_rows; // a value block: unrolls; rows with the last and final observations
+  int policy_rows;               // a policy block: actions
+  struct mlp_tape value_tape;
+  struct flow_workspace policy;
+  float *memory, *obs, *value, *d_value, *final_value, *target; // of a value block
+  float *loss, *d_loss;                                         // [policy_rows, pairs]
+};
+
+void objective_layout(struct objective *o, const struct config *config, int obs_dim, int action_dim) {
+  *o = (struct objective){
+      .config = config, .obs_dim = obs_dim, .action_dim = action_dim, .pairs = (int)config->objective.mc_samples};
+  flow_policy_layout(&o->policy, config, obs_dim, action_dim, 0);
+  mlp_layout(&o->value, obs_dim, &config->value.hidden, 1, o->policy.net.end);
+  o->parameter_count = o->value.end;
+}
+
+struct error *objective_workspace_init(struct objective_workspace **out, const struct objective *o) {
+  struct objective_workspace *w = *out = calloc(1, sizeof *w);
+  if (w == NULL) return error_no_memory("the objective's workspace");
+  const int steps = (int)o->config->rollout.unroll_length;
+  w->value_unrolls = VALUE_BLOCK_ROWS > steps ? VALUE_BLOCK_ROWS / steps : 1;
+  w->value_rows = w->value_unrolls * (2 * steps + 1); // at the worst every step has a final observation
+  w->policy_rows = POLICY_BLOCK_PAIRS > o->pairs ? POLICY_BLOCK_PAIRS / o->pairs : 1;
+  const size_t rows = (size_t)w->value_rows, pairs = (size_t)w->policy_rows * (size_t)o->pairs;
+  w->memory = malloc((rows * ((size_t)o->obs_dim + 4) + 2 * pairs) * sizeof(float));
+  struct error *e = w->memory ? NULL : error_no_memory("the objective's workspace");
+  if (e == NULL) e = mlp_tape_init(&w->value_tape, &o->value, w->value_rows, 1);
+  if (e == NULL) e = flow_workspace_init(&w->policy, &o->policy, w->policy_rows, o->pairs, 1);
+  if (e != NULL) {
+    objective_workspace_free(w);
+    *out = NULL;
+    return e;
+  }
+  w->obs = w->memory;
+  w->value = w->obs + rows * (size_t)o->obs_dim;
+  w->d_value = w->value + rows;
+  w->final_value = w->d_value + rows;
+  w->target = w->final_value + rows;
+  w->loss = w->target + rows;
+  w->d_loss = w->loss + pairs;
+  return NULL;
+}
+
+void objective_workspace_free(struct objective_workspace *w) {
+  if (w == NULL) return;
+  mlp_tape_free(&w->value_tape);
+  flow_workspace_free(&w->policy);
+  free(w->memory);
+  free(w);
+}
+
+// Rows of a value block: the steps of its unrolls, then the observation after each unroll, then the final observations
+// of the episodes that were truncated inside it. Returns how many rows; [*final_first, *final_end) are its finals.
+static int gather_value_block(const struct objective *o, const struct minibatch *b, int unroll, int unrolls,
+                              struct objective_workspace *w, int *final_first, int *final_end) {
+  const size_t dim = (size_t)o->obs_dim, steps = (size_t)b->steps;
+  const int first_row = unroll * b->steps, rows = unrolls * b->steps;
+  float *next = w->obs;
+  memcpy(next, b->obs + (size_t)first_row * dim, (size_t)rows * dim * sizeof(float));
+  next += (size_t)rows * dim;
+  memcpy(next, b->last_obs + (size_t)unroll * dim, (size_t)unrolls * dim * sizeof(float));
+  next += (size_t)unrolls * dim;
+  int first = 0;
+  while (first < b->finals && b->final_at[first] < first_row) ++first;
+  int end = first;
+  while (end < b->finals && b->final_at[end] < first_row + rows) ++end;
+  if (end > first) memcpy(next, b->final_obs + (size_t)first * dim, (size_t)(end - first) * dim * sizeof(float));
+  *final_first = first;
+  *final_end = end;
+  return (int)((size_t)unrolls * (steps + 1)) + end - first;
+}
+
+// Value loss = value_coef · mean((target − V)²·(1 − truncated)), over the whole minibatch.
+static void value_loss(const struct objective *o, int rows, const uint8_t *flags, int64_t total_actions,
+                       struct objective_workspace *w, double *sums) {
+  const float scale = (float)(-2.0 * o->config->objective.value_coef / (double)total_actions);
+  for (int i = 0; i < rows; ++i) {
+    const int masked = !o->config->objective.bootstrap_truncated && (flags[i] & STEP_TRUNCATED);
+    const float miss = masked ? 0.0f : w->target[i] - w->value[i];
+    w->d_value[i] = scale * miss;
+    sums[SUM_VALUE_LOSS] += (double)miss * (double)miss;
+    sums[SUM_VALUE] += (double)w->value[i];
+  }
+}
+
+void objective_value(const struct objective *o, const float *parameters, const struct minibatch *b,
+                     int64_t total_actions, struct objective_workspace *w, float *gradient, double *sums,
+                     float *advantage) {
+  const struct config *c = o->config;
+  const struct gae gae = {.discount = (float)c->objective.discount,
+                          .lambda = (float)c->objective.gae_lambda,
+                          .reward_scaling = (float)c->rollout.reward_scaling};
+  for (int unroll = 0; unroll < b->unrolls; unroll += w->value_unrolls) {
+    const int unrolls = b->unrolls - unroll < w->value_unrolls ? b->unrolls - unroll : w->value_unrolls;
+    const int rows = unrolls * b->steps, first_row = unroll * b->steps;
+    int final_first, final_end;
+    const int all = gather_value_block(o, b, unroll, unrolls, w, &final_first, &final_end);
+    mlp_forward(&o->value, parameters, all, w->obs, &w->value_tape, w->value);
+    for (int f = final_first; f < final_end; ++f)
+      w->final_value[b->final_at[f] - first_row] = w->value[rows + unrolls + f - final_first];
+    for (int u = 0; u < unrolls; ++u) {
+      const int at = u * b->steps;
+      advantage_gae(&gae, b->steps, b->reward + first_row + at, b->flags + first_row + at, w->value + at,
+                    w->value[rows + u], c->objective.bootstrap_truncated ? w->final_value + at : NULL, w->target + at,
+                    advantage + first_row + at);
+    }
+    value_loss(o, rows, b->flags + first_row, total_actions, w, sums);
+    mlp_backward(&o->value, parameters, rows, w->obs, &w->value_tape, w->d_value, gradient);
+  }
+}
+
+// Negated surrogate of one ratio and its derivative by ρ. clip: −min(ρ·Â, clip(ρ, 1 ± ε)·Â) (FPO eq. 9; PPO-clip).
+// spo: −(ρ·Â − |Â|/(2ε)·(ρ − 1)²), whose pull back never ends (Xie et al. 2024, arXiv 2401.16025). aspo: clip where Â ≥ 0, spo
+// elsewhere (FPO++, arXiv 2602.02481).
+static float surrogate(const struct objective *o, float ratio, float advantage, float *d_ratio) {
+  const float clip = (float)o->config->objective.clip;
+  const enum trust_region_kind kind = o->config->objective.trust_region;
+  if (kind == TRUST_REGION_SPO || (kind == TRUST_REGION_ASPO && advantage < 0)) {
+    const float pull = fabsf(advantage) / clip, away = ratio - 1.0f;
+    *d_ratio = pull * away - advantage;
+    return 0.5f * pull * away * away - ratio * advantage;
+  }
+  const float low = 1.0f - clip, high = 1.0f + clip;
+  const float bounded = ratio < low ? low : ratio > high ? high : ratio;
+  const float plain = ratio * advantage, limited = bounded * advantage;
+  *d_ratio = plain <= limited ? -advantage : 0.0f;
+  return -(plain <= limited ? plain : limited);
+}
+
+static void count_ratio(float ratio, float clip, double *sums) {
+  sums[SUM_RATIO] += (double)ratio;
+  sums[SUM_RATIO_SQUARED] += (double)ratio * (double)ratio;
+  sums[SUM_CLIPPED] += fabsf(ratio - 1.0f) > clip;
+}
+
+// One ratio an action: ρ = exp(mean old − mean new) (FPO eq. 10). d_loss [pairs]: derivative by each new CFM loss.
+static void averaged_ratio(const struct objective *o, float old_mean, const float *loss, float advantage, float weight,
+                           double *sums, float *d_loss) {
+  const float clip = (float)o->config->objective.clip;
+  float mean = 0, d_ratio;
+  for (int m = 0; m < o->pairs; ++m) mean += loss[m];
+  mean /= (float)o->pairs;
+  const float ratio = expf(old_mean - mean);
+  sums[SUM_POLICY_LOSS] += (double)surrogate(o, ratio, advantage, &d_ratio);
+  count_ratio(ratio, clip, sums);
+  for (int m = 0; m < o->pairs; ++m) d_loss[m] = -weight * d_ratio * ratio / (float)o->pairs;
+}
+
+// A ratio for each pair: ρ_m = exp(clip(old_m − new_m, ±limit)), each with the action's advantage.
+static void per_sample_ratio(const struct objective *o, const float *old, const float *loss, float advantage,
+                             float weight, double *sums, float *d_loss) {
+  const float clip = (float)o->config->objective.clip, limit = (float)o->config->objective.log_ratio_clip;
+  for (int m = 0; m < o->pairs; ++m) {
+    const float log_ratio = old[m] - loss[m];
+    const int inside = fabsf(log_ratio) <= limit;
+    const float ratio = expf(inside ? log_ratio : copysignf(limit, log_ratio));
+    float d_ratio;
+    sums[SUM_POLICY_LOSS] += (double)surrogate(o, ratio, advantage, &d_ratio);
+    count_ratio(ratio, clip, sums);
+    d_loss[m] = inside ? -weight * d_ratio * ratio / (float)o->pairs : 0.0f;
+  }
+}
+
+void objective_policy(const struct objective *o, const float *parameters, const struct minibatch *b,
+                      int64_t total_actions, const float *advantage, struct objective_workspace *w, float *gradient,
+                      double *sums) {
+  const int n = b->unrolls * b->steps;
+  const size_t pairs = (size_t)o->pairs, dims = (size_t)o->action_dim;
+  const float weight = (float)(1.0 / (double)total_actions);
+  const int averaged = o->config->objective.ratio == RATIO_AVERAGED;
+  for (int first = 0; first < n; first += w->policy_rows) {
+    const int rows = n - first < w->policy_rows ? n - first : w->policy_rows;
+    const size_t at = (size_t)first;
+    const float *obs = b->obs + at * (size_t)o->obs_dim, *action = b->action + at * dims;
+    const float *eps = b->eps + at * pairs * dims, *t = b->t + at * pairs;
+    flow_policy_cfm_forward(&o->policy, parameters, rows, o->pairs, obs, action, eps, t, &w->policy, w->loss);
+    for (size_t i = 0; i < (size_t)rows; ++i) {
+      const float *loss = w->loss + i * pairs;
+      float *d_loss = w->d_loss + i * pairs;
+      for (size_t m = 0; m < pairs; ++m) sums[SUM_CFM_LOSS] += (double)loss[m];
+      if (averaged) averaged_ratio(o, b->old_loss[at + i], loss, advantage[at + i], weight, sums, d_loss);
+      else per_sample_ratio(o, b->old_loss + (at + i) * pairs, loss, advantage[at + i], weight, sums, d_loss);
+    }
+    flow_policy_cfm_backward(&o->policy, parameters, rows, o->pairs, obs, action, eps, t, &w->policy, w->d_loss,
+                             gradient);
+  }
+}

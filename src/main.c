@@ -1,0 +1,491 @@
+// Commands and their --help; nothing else.
+#include <cblas.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "actor/evaluate.h"
+#include "actor/task.h"
+#include "bench.h"
+#include "common/checkpoint.h"
+#include "common/clock.h"
+#include "common/comm.h"
+#include "common/config.h"
+#include "learner/objective.h"
+#include "train.h"
+#include "version.h"
+
+enum { MAX_SETS = 256 };
+
+// What the options of all commands add up to; each command allows a subset.
+struct arguments {
+  const char *run, *sampler;
+  char command_line[4096];
+  const char *sets[MAX_SETS];
+  int set_count;
+  int64_t max_iterations, episodes, steps, seed, obs_dim, action_dim;
+  double max_wall;
+  bool fresh, json, reference, help;
+  int operand_count;
+  char **operands;
+};
+
+enum option_code {
+  OPTION_RUN = 1 << 8,
+  OPTION_SET,
+  OPTION_MAX_WALL,
+  OPTION_MAX_ITERATIONS,
+  OPTION_FRESH,
+  OPTION_EPISODES,
+  OPTION_STEPS,
+  OPTION_SAMPLER,
+  OPTION_SEED,
+  OPTION_JSON,
+  OPTION_REFERENCE,
+  OPTION_OBS_DIM,
+  OPTION_ACTION_DIM,
+};
+
+static struct error *usage(const char *format, const char *what) {
+  char text[512];
+  snprintf(text, sizeof text, format, what); // NOLINT: formats are this file's own
+  return error_new(EXIT_CODE_USAGE, "%s", text);
+}
+
+static struct error *read_count(const char *name, const char *text, int64_t least, int64_t *out) {
+  char *end;
+  const long long value = strtoll(text, &end, 10);
+  if (*text == '\0' || *end != '\0' || value < least || value > INT32_MAX)
+    return error_new(EXIT_CODE_USAGE, "--%s '%.100s' is not a whole number of at least %" PRId64, name, text, least);
+  *out = value;
+  return NULL;
+}
+
+// HH:MM:SS, MM:SS or seconds.
+static struct error *read_duration(const char *text, double *seconds) {
+  unsigned part[3];
+  int used = 0;
+  char junk;
+  if (sscanf(text, "%u:%u:%u%c", &part[0], &part[1], &part[2], &junk) == 3)
+    *seconds = 3600.0 * part[0] + 60.0 * part[1] + part[2];
+  else if (sscanf(text, "%u:%u%c", &part[0], &part[1], &junk) == 2) *seconds = 60.0 * part[0] + part[1];
+  else if (sscanf(text, "%u%n", &part[0], &used) == 1 && text[used] == '\0') *seconds = part[0];
+  else return usage("--max-wall '%.100s' is not a time such as 01:30:00", text);
+  return *seconds > 0 ? NULL : usage("--max-wall '%.100s' leaves no time", text);
+}
+
+static struct error *take_option(struct arguments *a, int option, const char *value) {
+  switch (option) {
+  case OPTION_RUN:
+    a->run = value;
+    return NULL;
+  case OPTION_MAX_WALL:
+    return read_duration(value, &a->max_wall);
+  case OPTION_MAX_ITERATIONS:
+    return read_count("max-iterations", value, 1, &a->max_iterations);
+  case OPTION_FRESH:
+    a->fresh = true;
+    return NULL;
+  case OPTION_EPISODES:
+    return read_count("episodes", value, 1, &a->episodes);
+  case OPTION_STEPS:
+    return read_count("steps", value, 1, &a->steps);
+  case OPTION_SAMPLER:
+    a->sampler = value;
+    return NULL;
+  case OPTION_SEED:
+    return read_count("seed", value, 0, &a->seed);
+  case OPTION_JSON:
+    a->json = true;
+    return NULL;
+  case OPTION_REFERENCE:
+    a->reference = true;
+    return NULL;
+  case OPTION_OBS_DIM:
+    return read_count("obs-dim", value, 1, &a->obs_dim);
+  case OPTION_ACTION_DIM:
+    return read_count("action-dim", value, 1, &a->action_dim);
+  case OPTION_SET:
+    if (a->set_count == MAX_SETS) return usage("more than 256 --set options, at '%.100s'", value);
+    a->sets[a->set_count++] = value;
+    return NULL;
+  default:
+    a->help = true;
+    return NULL;
+  }
+}
+
+struct command {
+  const char *name, *usage, *help;
+  int least, most; // operands
+  const struct option *options;
+  struct error *(*run)(const struct arguments *a);
+};
+
+static struct error *parse(const struct command *c, int argc, char **argv, struct arguments *a) {
+  *a = (struct arguments){.seed = -1};
+  optind = 1;
+  opterr = 0;
+  for (int option; (option = getopt_long(argc, argv, ":h", c->options, NULL)) != -1;) {
+    if (option == ':') return usage("option '%.100s' needs a value", argv[optind - 1]);
+    if (option == '?')
+      return error_new(EXIT_CODE_USAGE, "option '%.100s' is unknown to 'flowrank %s'; see flowrank %s --help",
+                       argv[optind - 1], c->name, c->name);
+    TRY(take_option(a, option, optarg));
+  }
+  a->operands = argv + optind;
+  a->operand_count = argc - optind;
+  if (a->help) return NULL;
+  if (a->operand_count < c->least || a->operand_count > c->most)
+    return error_new(EXIT_CODE_USAGE, "usage: flowrank %s", c->usage);
+  return NULL;
+}
+
+static void warn(void *context, const char *line) {
+  (void)context;
+  fprintf(stderr, "flowrank: warning: %s\n", line);
+}
+
+// --- eval ---
+
+// A checkpoint with all that it needs to act.
+struct loaded_policy {
+  struct checkpoint checkpoint;
+  char *path;
+  struct config config;
+  struct task *task;
+  struct objective objective;
+  struct normalizer normalizer;
+};
+
+static void loaded_policy_free(struct loaded_policy *p) {
+  checkpoint_free(&p->checkpoint);
+  free(p->path);
+  task_close(p->task);
+  normalizer_free(&p->normalizer);
+}
+
+static struct error *load_policy(const char *name, struct loaded_policy *p) {
+  TRY(checkpoint_open(name, &p->checkpoint, &p->path, warn, NULL));
+  const struct checkpoint *c = &p->checkpoint;
+  TRY(error_prefix(config_parse("its config", c->config_text, 0, NULL, &p->config), "%s", p->path));
+  TRY(task_open(p->config.task.name, p->config.task.episode_length, NULL, &p->task));
+  objective_layout(&p->objective, &p->config, p->task->obs_dim, p->task->action_dim);
+  if (c->parameter_count != p->objective.parameter_count || c->obs_dim != p->task->obs_dim)
+    return error_new(EXIT_CODE_FAILED, "%s: its parameters do not fit its config", p->path);
+  TRY(normalizer_init(&p->normalizer, p->config.rollout.normalizer, c->obs_dim));
+  p->normalizer.moments[0] = c->normalizer_count;
+  memcpy(p->normalizer.mean, c->normalizer_mean, (size_t)c->obs_dim * sizeof(double));
+  memcpy(p->normalizer.m2, c->normalizer_m2, (size_t)c->obs_dim * sizeof(double));
+  normalizer_refresh(&p->normalizer);
+  return NULL;
+}
+
+static void print_evaluation(const struct loaded_policy *p, const struct evaluation *v,
+                             const struct episode_result *results, double seconds, bool json) {
+  double mean, error, length;
+  evaluate_summary(v->episodes, results, &mean, &error, &length);
+  if (json)
+    printf("{\"checkpoint\": \"%s\", \"task\": \"%s\", \"iteration\": %" PRId64 ", \"sampler\": \"%s\", \"steps\": %d, "
+           "\"episodes\": %" PRId64 ", \"seed\": %" PRIu64 ", \"mean_return\": %.9g, \"standard_error\": %.9g, "
+           "\"mean_length\": %.9g, \"seconds\": %.3f}\n",
+           p->path, p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps,
+           v->episodes, v->seed, mean, error, length, seconds);
+  else
+    printf("%s\n%s, iteration %" PRId64 ", %s with %d steps\n%" PRId64
+           " episodes: mean return %.2f ± %.2f (standard error), mean length %.1f\n",
+           p->path, p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps,
+           v->episodes, mean, error, length);
+}
+
+static struct error *evaluate_policy(struct loaded_policy *p, const struct arguments *a) {
+  const struct config *c = &p->config;
+  const int64_t own_steps = c->eval.flow_steps ? c->eval.flow_steps : c->policy.flow_steps;
+  struct evaluation v = {.task = p->task,
+                         .policy = &p->objective.policy,
+                         .parameters = p->checkpoint.parameters,
+                         .normalizer = &p->normalizer,
+                         .sampler = c->eval.sampler,
+                         .flow_steps = (int)(a->steps ? a->steps : own_steps),
+                         .episodes = a->episodes ? a->episodes : c->eval.episodes,
+                         .episode_length = evaluate_length(p->task, c->eval.episode_length),
+                         .seed = (uint64_t)(a->seed >= 0 ? a->seed : c->eval.seed)};
+  if (a->sampler != NULL) TRY(config_sampler_parse(a->sampler, &v.sampler));
+  struct episode_result *results = calloc((size_t)v.episodes + EVALUATE_BLOCK, sizeof *results);
+  if (results == NULL) return error_no_memory("evaluation results");
+  const double started = clock_seconds();
+  openblas_set_num_threads(1);
+  struct error *e = evaluate_all(&v, train_threads(c, 1), results);
+  if (e == NULL) print_evaluation(p, &v, results, clock_seconds() - started, a->json);
+  free(results);
+  return e;
+}
+
+static struct error *run_eval(const struct arguments *a) {
+  struct loaded_policy p = {0};
+  struct error *e = load_policy(a->operands[0], &p);
+  if (e == NULL) e = evaluate_policy(&p, a);
+  loaded_policy_free(&p);
+  return e;
+}
+
+// --- info, diff, config, tasks ---
+
+static struct error *run_info(const struct arguments *a) {
+  struct checkpoint c = {0};
+  char *path = NULL;
+  struct error *e = checkpoint_open(a->operands[0], &c, &path, warn, NULL);
+  if (e == NULL) checkpoint_describe(&c, path, a->json, stdout);
+  checkpoint_free(&c);
+  free(path);
+  return e;
+}
+
+static struct error *run_diff(const struct arguments *a) {
+  struct checkpoint c[2] = {0};
+  char *path[2] = {NULL, NULL}, *difference = NULL;
+  struct error *e = NULL;
+  for (int i = 0; e == NULL && i < 2; ++i) e = checkpoint_open(a->operands[i], &c[i], &path[i], warn, NULL);
+  if (e == NULL) difference = checkpoint_difference(&c[0], &c[1]);
+  if (e == NULL && difference == NULL) printf("equal: %s and %s\n", path[0], path[1]);
+  if (difference != NULL) e = error_new(EXIT_CODE_FAILED, "different: %s", difference);
+  free(difference);
+  for (int i = 0; i < 2; ++i) {
+    checkpoint_free(&c[i]);
+    free(path[i]);
+  }
+  return e;
+}
+
+static struct error *run_config(const struct arguments *a) {
+  struct config config;
+  char *text;
+  if (a->reference) return config_reference(stdout);
+  if (a->operand_count == 0)
+    return usage("usage: flowrank %s", "config CONFIG [--set key=value]... | config --reference");
+  TRY(config_load(a->operands[0], a->set_count, a->sets, &config));
+  TRY(config_print(&config, &text));
+  fputs(text, stdout);
+  free(text);
+  return NULL;
+}
+
+static void describe_task(const struct task_kind *k) {
+  printf("%s: %s\nsource       %s\nmodel        %s\nobservation  %d numbers: %s\naction       %d numbers in [-1,1]\n"
+         "reward       %s\ntermination  %s\nepisode      %d control steps of %g s (physics step %g s)\n",
+         k->name, k->summary, k->source, k->model ? k->model : "none", k->obs_dim, k->observation, k->action_dim,
+         k->reward_text, k->termination, k->episode_length, k->control_dt, k->physics_dt);
+}
+
+static struct error *run_tasks(const struct arguments *a) {
+  if (a->operand_count == 0) printf("%-22s %5s %7s %9s  %s\n", "task", "obs", "action", "control s", "source");
+  for (int i = 0; i < task_count(); ++i) {
+    const struct task_kind *k = task_kind_at(i);
+    if (a->operand_count == 0)
+      printf("%-22s %5d %7d %9g  %s\n", k->name, k->obs_dim, k->action_dim, k->control_dt, k->source);
+    else if (strcmp(k->name, a->operands[0]) == 0) {
+      describe_task(k);
+      return NULL;
+    }
+  }
+  if (a->operand_count == 0) return NULL;
+  struct task *task;
+  struct error *e = task_open(a->operands[0], 0, NULL, &task); // for its word on unknown names
+  task_close(task);
+  return e;
+}
+
+// --- train and bench wire, the commands that run on many ranks ---
+
+static int finish_train(struct comm *comm, struct error *e, enum train_end end) {
+  const bool speak = comm_rank(comm) == 0 || end == TRAIN_TORN;
+  int code = end == TRAIN_STOPPED ? EXIT_CODE_STOPPED : EXIT_CODE_DONE;
+  if (e != NULL) {
+    code = e->code;
+    if (speak) fprintf(stderr, "flowrank: %s\n", e->text);
+    error_free(e);
+  }
+  if (end == TRAIN_TORN && comm_size(comm) > 1) comm_abort(comm, code);
+  comm_finalize(comm);
+  return code;
+}
+
+static struct error *train_options(const struct arguments *a, struct train_options *o) {
+  *o = (struct train_options){.config = a->operands[0],
+                              .run = a->run,
+                              .set_count = a->set_count,
+                              .sets = a->sets,
+                              .max_wall_seconds = a->max_wall,
+                              .max_iterations = a->max_iterations,
+                              .fresh = a->fresh,
+                              .command_line = a->command_line};
+  if (o->run != NULL) return NULL;
+  o->run = o->config; // `train RUN`
+  o->config = NULL;
+  return NULL;
+}
+
+static struct error *run_bench(const struct arguments *a) {
+  struct config config;
+  const char *what = a->operands[0];
+  TRY(config_load(a->operands[1], a->set_count, a->sets, &config));
+  if (strcmp(what, "rollout") == 0) return bench_rollout(&config, a->json, stdout);
+  if (strcmp(what, "update") == 0) return bench_update(&config, (int)a->obs_dim, (int)a->action_dim, a->json, stdout);
+  if (strcmp(what, "wire") != 0) return usage("benchmark '%.100s' is unknown: rollout, update or wire", what);
+  struct comm *comm;
+  TRY(comm_init(&comm));
+  struct error *e = bench_wire(comm, &config, a->json, comm_rank(comm) == 0 ? stdout : NULL);
+  comm_finalize(comm);
+  return e;
+}
+
+// --- The table of commands ---
+
+#define HELP                                                                                                           \
+  { "help", no_argument, NULL, 'h' }
+#define END                                                                                                            \
+  { NULL, 0, NULL, 0 }
+#define TAKES(name, option)                                                                                            \
+  { name, required_argument, NULL, option }
+#define FLAG(name, option)                                                                                             \
+  { name, no_argument, NULL, option }
+
+static const struct option TRAIN_OPTIONS[] = {TAKES("run", OPTION_RUN),
+                                              TAKES("set", OPTION_SET),
+                                              TAKES("max-wall", OPTION_MAX_WALL),
+                                              TAKES("max-iterations", OPTION_MAX_ITERATIONS),
+                                              FLAG("fresh", OPTION_FRESH),
+                                              HELP,
+                                              END};
+static const struct option EVAL_OPTIONS[] = {TAKES("episodes", OPTION_EPISODES),
+                                             TAKES("steps", OPTION_STEPS),
+                                             TAKES("sampler", OPTION_SAMPLER),
+                                             TAKES("seed", OPTION_SEED),
+                                             FLAG("json", OPTION_JSON),
+                                             HELP,
+                                             END};
+static const struct option INFO_OPTIONS[] = {FLAG("json", OPTION_JSON), HELP, END};
+static const struct option NO_OPTIONS[] = {HELP, END};
+static const struct option CONFIG_OPTIONS[] = {TAKES("set", OPTION_SET), FLAG("reference", OPTION_REFERENCE), HELP,
+                                               END};
+static const struct option BENCH_OPTIONS[] = {TAKES("set", OPTION_SET),
+                                              TAKES("obs-dim", OPTION_OBS_DIM),
+                                              TAKES("action-dim", OPTION_ACTION_DIM),
+                                              FLAG("json", OPTION_JSON),
+                                              HELP,
+                                              END};
+
+static const struct command COMMANDS[] = {
+    {"train",
+     "train CONFIG --run DIR | train DIR  [--set key=value]... [--max-wall HH:MM:SS] [--max-iterations N] [--fresh]",
+     "Trains; goes on from the newest checkpoint where DIR holds one. Also under mpirun or srun.\n"
+     "  --run DIR             run folder (made when missing)\n"
+     "  --set key=value       overrides a setting, may be repeated\n"
+     "  --max-wall HH:MM:SS   stops early, with a checkpoint, before this wall time is over\n"
+     "  --max-iterations N    stops early after N iterations of this launch\n"
+     "  --fresh               refuses a run folder that is in use\n"
+     "Exit code: 0 training complete, 75 stopped early (the same line goes on), 2 usage or config, 1 anything else.\n"
+     "SIGTERM, SIGUSR1 and SIGINT stop after the iteration; a second SIGINT at once.\n",
+     1, 1, TRAIN_OPTIONS, NULL},
+    {"eval", "eval RUN|CHECKPOINT [--episodes N] [--steps K] [--sampler euler|heun|midpoint|rk4] [--seed S] [--json]",
+     "Runs whole episodes with the policy of a checkpoint.\n", 1, 1, EVAL_OPTIONS, run_eval},
+    {"info", "info RUN|CHECKPOINT [--json]", "Describes a checkpoint.\n", 1, 1, INFO_OPTIONS, run_info},
+    {"diff", "diff A B",
+     "Compares two checkpoints (or the newest of two runs) bit by bit: parameters, optimizer, normaliser, environment\n"
+     "states, counters. Exit code 0 when equal, 1 with the first difference named.\n",
+     2, 2, NO_OPTIONS, run_diff},
+    {"config", "config CONFIG [--set key=value]... | config --reference",
+     "Prints the effective, validated config, or every setting with type, default, range and meaning.\n", 0, 1,
+     CONFIG_OPTIONS, run_config},
+    {"tasks", "tasks [NAME]", "Lists the tasks, or explains one.\n", 0, 1, NO_OPTIONS, run_tasks},
+    {"bench", "bench rollout|update|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
+     "Measures against the machine's limit in the same process. --obs-dim, --action-dim: a synthetic batch for "
+     "update.\n",
+     2, 2, BENCH_OPTIONS, run_bench},
+};
+enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
+
+static void print_help(void) {
+  puts("flowrank trains flow policies by Flow Policy Optimization on MuJoCo, as one MPI job.\n");
+  for (int i = 0; i < COMMAND_COUNT; ++i) printf("  flowrank %s\n", COMMANDS[i].usage);
+  puts("\nflowrank COMMAND --help explains a command; flowrank --version names the libraries.");
+}
+
+static void print_version(void) {
+  char mpi[256], hdf5[32];
+  comm_library_version(mpi, sizeof mpi);
+  checkpoint_library_version(hdf5, sizeof hdf5);
+  printf("flowrank %s\nMuJoCo   %s\nMPI      %s\nHDF5     %s\nBLAS     %s (%s)\nlibyaml  %s\n", FLOWRANK_VERSION,
+         mj_versionString(), mpi, hdf5, openblas_get_config(), openblas_get_corename(), config_library_version());
+}
+
+static const struct command *find_command(const char *name) {
+  for (int i = 0; i < COMMAND_COUNT; ++i)
+    if (strcmp(COMMANDS[i].name, name) == 0) return &COMMANDS[i];
+  return NULL;
+}
+
+static struct error *unknown_command(const char *name) {
+  const char *names[COMMAND_COUNT];
+  for (int i = 0; i < COMMAND_COUNT; ++i) names[i] = COMMANDS[i].name;
+  const char *near = nearest_word(name, COMMAND_COUNT, names);
+  return error_new(EXIT_CODE_USAGE, "command '%.100s' is unknown%s%s%s; see flowrank --help", name,
+                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+static void remember_command_line(struct arguments *a, int argc, char **argv) {
+  size_t at = 0;
+  for (int i = 0; i < argc && at < sizeof a->command_line; ++i)
+    at += (size_t)snprintf(a->command_line + at, sizeof a->command_line - at, " %s", argv[i]);
+}
+
+static int report(struct error *e) {
+  if (e == NULL) return EXIT_CODE_DONE;
+  const int code = e->code;
+  fprintf(stderr, "flowrank: %s\n", e->text);
+  error_free(e);
+  return code;
+}
+
+// MPI is up before the command line is read, so that its faults are told once and not by every rank.
+static int main_train(const struct command *c, int argc, char **argv) {
+  struct comm *comm;
+  struct arguments a;
+  struct train_options options;
+  enum train_end end = TRAIN_FAILED;
+  struct error *e = comm_init(&comm);
+  if (e != NULL) return report(e);
+  e = parse(c, argc, argv, &a);
+  remember_command_line(&a, argc, argv);
+  if (e == NULL && a.help) {
+    if (comm_rank(comm) == 0) printf("usage: flowrank %s\n%s", c->usage, c->help);
+    return finish_train(comm, NULL, TRAIN_COMPLETE);
+  }
+  if (e == NULL) e = train_options(&a, &options);
+  if (e == NULL) e = train(comm, &options, &end);
+  return finish_train(comm, e, end);
+}
+
+int main(int argc, char **argv) {
+  if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+    print_help();
+    return argc < 2 ? EXIT_CODE_USAGE : EXIT_CODE_DONE;
+  }
+  if (strcmp(argv[1], "--version") == 0) {
+    print_version();
+    return EXIT_CODE_DONE;
+  }
+  const struct command *c = find_command(argv[1]);
+  if (c == NULL) return report(unknown_command(argv[1]));
+  if (c->run == NULL) return main_train(c, argc - 1, argv + 1);
+  struct arguments a;
+  struct error *e = parse(c, argc - 1, argv + 1, &a);
+  if (e != NULL) return report(e);
+  if (a.help) {
+    printf("usage: flowrank %s\n%s", c->usage, c->help);
+    return EXIT_CODE_DONE;
+  }
+  return report(c->run(&a));
+}

@@ -1,0 +1,265 @@
+"""Every command does what its help says, for people and as JSON."""
+
+import math
+import os
+import shutil
+import subprocess
+import unittest
+
+from harness import (DONE, ITERATIONS, SOURCE, STEPS_PER_ITERATION, Case, Terminal, checkpoints, is_positive, metrics,
+                     parse_json)
+
+COMMANDS = ("train", "eval", "info", "diff", "config", "tasks", "bench")
+
+
+class Commands(Case):
+    # --- help ---
+
+    def test_help(self):
+        text = self.run_program("--help").out
+        self.assertEqual(self.run_program("-h").out, text)
+        for command in COMMANDS:
+            self.assertIn(f"flowrank {command}", text)
+            result = self.run_program(command, "--help")
+            self.assertTrue(result.out.startswith(f"usage: flowrank {command}"), str(result))
+            self.assertEqual(result.err, "")
+            self.assertEqual(self.run_program(command, "-h").out, result.out)
+        for option in ("--run", "--set", "--max-wall", "--max-iterations", "--fresh", "75"):
+            self.assertIn(option, self.run_program("train", "--help").out)
+
+    def test_help_is_said_once_under_mpirun(self):
+        result = self.run_program("train", "--help", ranks=2)
+        self.assertEqual(result.out, self.run_program("train", "--help").out)
+
+    def test_version_names_the_libraries(self):
+        text = self.run_program("--version").out
+        self.assertRegex(text, r"^flowrank \d+\.\d+\.\d+\n")
+        for pattern in (r"MuJoCo +\d+\.\d+", r"MPI +\S+ .*\d", r"HDF5 +\d+\.\d+\.\d+", r"BLAS +\S", r"libyaml +\d+\.\d+"):
+            self.assertRegex(text, pattern)
+
+    # --- config, tasks ---
+
+    def test_config_prints_what_it_reads(self):
+        path = self.config({"objective.clip": 0.125, "cluster.learners": "all"})
+        text = self.run_program("config", path, "--set", "seed=41", "--set", "policy.hidden=[3, 5]").out
+        self.assertIn("seed: 41\n", text)
+        self.assertIn("  hidden: [3, 5]\n", text)
+        self.assertIn("  clip: 0.125\n", text)
+        self.assertIn("  learners: all\n", text)
+        again = self.new_path("again")
+        again.write_text(text)
+        self.assertEqual(self.run_program("config", again).out, text)
+
+    def test_a_base_is_inherited(self):
+        base = self.config({"seed": 5, "objective.clip": 0.5})
+        top = self.new_path("top")
+        top.write_text(f"base: {base.name}\nseed: 6\n")
+        text = self.run_program("config", top).out
+        self.assertEqual(text, self.run_program("config", base, "--set", "seed=6").out)
+
+    def test_shipped_configs_are_valid(self):
+        paths = sorted((SOURCE / "configs").rglob("*.yaml"))
+        self.assertTrue(paths)
+        for path in paths:
+            with self.subTest(config=path.name):
+                self.run_program("config", path)
+
+    def test_the_reference_is_the_documentation(self):
+        text = self.run_program("config", "--reference").out
+        for key in ("`seed`", "`rollout.envs`", "`objective.clip`", "`cluster.learners`", "`total_env_steps`"):
+            self.assertIn(key, text)
+        path = SOURCE / "docs" / "config.md"
+        if not path.exists():
+            self.skipTest(f"{path} is not there")
+        self.assertEqual(text, path.read_text(), "docs/config.md is made by: flowrank config --reference")
+
+    def test_tasks(self):
+        lines = self.run_program("tasks").out.splitlines()
+        self.assertGreater(len(lines), 1)
+        names = [line.split()[0] for line in lines[1:]]
+        self.assertIn("CartpoleBalance", names)
+        self.assertEqual(len(names), len(set(names)))
+        text = self.run_program("tasks", "CartpoleBalance").out
+        for word in ("CartpoleBalance", "cartpole.xml", "5 numbers", "1 numbers in [-1,1]", "1000", "0.01"):
+            self.assertIn(word, text)
+        for name in names:
+            self.assertTrue(self.run_program("tasks", name).out.startswith(name))
+
+    # --- eval ---
+
+    def evaluate(self, *arguments, **options):
+        result = parse_json(self.run_program("eval", self.reference(), "--json", *arguments, **options).out)
+        self.assertGreaterEqual(result.pop("seconds"), 0)
+        return result
+
+    def test_eval_has_every_field(self):
+        run = self.reference()
+        got = self.evaluate("--episodes", 20)
+        self.assertEqual(got["checkpoint"], str(checkpoints(run)[-1]))
+        self.assertEqual((got["task"], got["iteration"], got["sampler"], got["steps"], got["episodes"], got["seed"]),
+                         ("CartpoleBalance", ITERATIONS, "euler", 10, 20, 0))
+        self.assertEqual(got["mean_length"], 12)
+        self.assertTrue(0 < got["mean_return"] <= 12, got)
+        self.assertTrue(0 < got["standard_error"] < 12, got)
+
+    def test_eval_agrees_with_training(self):
+        """The same 20 episodes as the evaluation in the last iteration."""
+        last = metrics(self.reference())[-1]
+        got = self.evaluate("--episodes", 20, "--seed", 0)
+        self.assertEqual((got["mean_return"], got["standard_error"]), (last["eval_return"], last["eval_error"]))
+
+    def test_eval_is_reproducible(self):
+        first = self.evaluate("--episodes", 40, "--seed", 3)
+        self.assertEqual(self.evaluate("--episodes", 40, "--seed", 3), first)
+        other = self.evaluate("--episodes", 40, "--seed", 4)
+        self.assertNotEqual(other["mean_return"], first["mean_return"])
+
+    def test_eval_does_not_depend_on_threads(self):
+        """The number of threads comes from the stored config or, with auto, from the environment."""
+        run = self.new_path("auto")
+        self.train(self.config({"cluster.threads": "auto"}), run, env={"OMP_NUM_THREADS": 1})
+        self.assert_equal_runs(self.reference(), run)
+        lines = set()
+        for threads in (1, 2, 5):
+            result = self.run_program("eval", run, "--json", "--episodes", 70, env={"OMP_NUM_THREADS": threads})
+            fields = parse_json(result.out)
+            lines.add((fields["mean_return"], fields["standard_error"], fields["mean_length"]))
+        self.assertEqual(len(lines), 1, lines)
+
+    def test_eval_takes_any_sampler_and_step_count(self):
+        returns = {}
+        for sampler in ("euler", "heun", "midpoint", "rk4"):
+            for steps in (1, 2, 7, 25):
+                with self.subTest(sampler=sampler, steps=steps):
+                    got = self.evaluate("--episodes", 4, "--sampler", sampler, "--steps", steps)
+                    self.assertEqual((got["sampler"], got["steps"]), (sampler, steps))
+                    self.assertTrue(is_positive(got["mean_return"]), got)
+                    returns[sampler, steps] = got["mean_return"]
+        self.assertGreater(len(set(returns.values())), 8)
+        fine = [returns[sampler, 25] for sampler in ("euler", "heun", "midpoint", "rk4")]
+        self.assertLess(max(fine) - min(fine), 0.1, "all integrators approach the same flow")
+
+    def test_eval_of_one_episode(self):
+        got = self.evaluate("--episodes", 1)
+        self.assertEqual(got["standard_error"], 0)
+
+    def test_eval_for_people(self):
+        text = self.run_program("eval", self.reference(), "--episodes", 4).out
+        self.assertIn("4 episodes: mean return", text)
+
+    def test_a_checkpoint_file_serves_as_well_as_its_run(self):
+        run = self.reference()
+        newest = checkpoints(run)[-1]
+        by_run = parse_json(self.run_program("eval", run, "--json", "--episodes", 4).out)
+        for what in (newest, run / "checkpoints"):
+            by_file = parse_json(self.run_program("eval", what, "--json", "--episodes", 4).out)
+            self.assertEqual(by_file["mean_return"], by_run["mean_return"])
+        moved = self.new_path("moved").with_suffix(".h5")
+        shutil.copy(newest, moved)
+        self.assertEqual(self.info(moved)["iteration"], ITERATIONS)
+
+    # --- info ---
+
+    def test_info(self):
+        run = self.reference()
+        got = self.info(run)
+        self.assertEqual((got["path"], got["task"]), (str(checkpoints(run)[-1]), "CartpoleBalance"))
+        self.assertEqual((got["iteration"], got["env_steps"]), (ITERATIONS, ITERATIONS * STEPS_PER_ITERATION))
+        self.assertEqual(got["adam_step"], ITERATIONS * 2 * 2)  # epochs * minibatches
+        self.assertEqual(got["episodes"], sum(line["episodes"] for line in metrics(run)))
+        self.assertEqual(got["bytes"], checkpoints(run)[-1].stat().st_size)
+        self.assertEqual(got["envs"], 16)
+        self.assertEqual(sum(math.prod(t["shape"]) for t in got["tensors"]), got["parameter_count"])
+        self.assertIn("policy/w0", [t["name"] for t in got["tensors"]])
+        self.assertTrue(all(is_positive(t["norm"]) for t in got["tensors"]), got["tensors"])
+        text = self.run_program("info", run).out
+        for word in ("CartpoleBalance", "iteration     6", "policy/w0", "seed: 7"):
+            self.assertIn(word, text)
+
+    # --- bench ---
+
+    def test_bench(self):
+        config = self.config()
+        for what in ("rollout", "update"):
+            got = parse_json(self.run_program("bench", what, config, "--json").out)
+            self.assertTrue(is_positive(got["ratio"]) and got["ratio"] < 1.5, got)
+            shares = [value for key, value in got.items() if key.endswith("_share")]
+            self.assertTrue(shares and all(0 <= share <= 1 for share in shares), got)
+            self.assertIn("achieved / limit", self.run_program("bench", what, config).out)
+        got = parse_json(self.run_program("bench", "update", config, "--json", "--obs-dim", 17, "--action-dim", 6).out)
+        self.assertEqual((got["obs_dim"], got["action_dim"]), (17, 6))
+        self.assertTrue(is_positive(got["ratio"]), got)
+
+    def test_bench_wire(self):
+        config = self.config()
+        alone = parse_json(self.run_program("bench", "wire", config, "--json").out)
+        together = parse_json(self.run_program("bench", "wire", config, "--json", ranks=2).out)
+        for got in (alone, together):
+            self.assertTrue(is_positive(got["bytes_per_step"]), got)
+            self.assertGreaterEqual(got["bytes_per_step"] / got["payload_bytes_per_step"], 1, got)
+        self.assertIsNone(alone["bytes_per_second"])
+        self.assertTrue(is_positive(together["bytes_per_second"]), together)
+        self.assertIn("per environment step", self.run_program("bench", "wire", config, ranks=2).out)
+
+    # --- what a person sees ---
+
+    def test_a_log_has_plain_lines(self):
+        for ranks in (None, 2):
+            out = self.train(self.config(), self.new_path("run"), ranks=ranks).out
+            self.assertNotIn("\r", out)
+            self.assertNotIn("\033", out)
+            lines = [line for line in out.splitlines() if line.startswith("iteration ")]
+            self.assertEqual(len(lines), ITERATIONS, out)
+            for word in ("steps/s", "act ", "wire ", "learn ", "return ", "eta "):
+                self.assertIn(word, lines[-1])
+
+    def test_a_log_keeps_to_its_interval(self):
+        out = self.train(self.config({"log.interval": 1000}), self.new_path("run")).out
+        lines = [line.split()[1] for line in out.splitlines() if line.startswith("iteration ")]
+        self.assertEqual(lines, [f"1/{ITERATIONS}", f"{ITERATIONS}/{ITERATIONS}"])
+
+    def test_a_terminal_has_a_bar(self):
+        with Terminal() as terminal:
+            started = self.start("train", self.config(), "--run", self.new_path("run"), stdout=terminal.theirs)
+            self.assertEqual(started.wait().code, DONE)
+        bars = terminal.text.split("\r\033[K")
+        self.assertEqual(len(bars), ITERATIONS + 1, terminal.text)
+        self.assertIn("[" + 24 * "#" + "]", bars[-1])
+        self.assertTrue(terminal.text.endswith("\n"))
+
+    def test_numbers_of_the_metrics_hold_together(self):
+        for line in metrics(self.reference()):
+            self.assertEqual(line["env_steps"], line["iteration"] * STEPS_PER_ITERATION)
+            self.assertTrue(is_positive(line["steps_per_second"]))
+            self.assertEqual((line["broken"], line["wire_bytes"]), (0, 0))
+            self.assertEqual(line["episode_return"] is None, line["episodes"] == 0)
+            for key in ("act_seconds", "wire_seconds", "learn_seconds"):
+                self.assertGreaterEqual(line[key], 0)
+            self.assertEqual(line["eval_return"] is None, line["iteration"] % 3 != 0)
+            self.assertTrue(0 <= line["clipped_fraction"] <= 1)
+
+    def test_the_wire_is_counted(self):
+        """Nothing crosses where every rank learns what it has collected but, for checkpoints, the tails."""
+        bytes_of = {}
+        for learners in (1, "all"):
+            run = self.new_path("run")
+            self.train(self.config({"cluster.learners": learners}), run, ranks=2)
+            bytes_of[learners] = metrics(run)[-1]["wire_bytes"]
+        self.assertGreater(bytes_of[1], bytes_of["all"])
+        self.assertGreater(bytes_of["all"], 0)
+
+    def test_a_curve_of_runs(self):
+        python = "/usr/bin/python3"
+        if subprocess.run([python, "-c", "import matplotlib"], capture_output=True, check=False).returncode != 0:
+            self.skipTest(f"{python} has no matplotlib")
+        a, b, picture = self.reference(), self.reference({"seed": 8}), self.new_path("curve").with_suffix(".png")
+        env = {**os.environ, "MPLCONFIGDIR": str(self.folder)}
+        done = subprocess.run([python, SOURCE / "tools" / "plot.py", a, b, "-o", picture], capture_output=True, text=True,
+                              env=env, timeout=120, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n"))
+        self.assertGreater(picture.stat().st_size, 5000)
+
+
+if __name__ == "__main__":
+    unittest.main()

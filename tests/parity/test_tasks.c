@@ -1,0 +1,289 @@
+// Every registered task against its golden file: observation, reward and end at 40 states of the reference and one
+// control step from each, and the distribution of resets. Sizes come from the files.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "actor/task.h"
+#include "golden_file.h"
+
+// The files were made with MuJoCo 3.17; another version's solver ends elsewhere.
+static double step_tolerance(void) { return mj_version() / 1000 == 3017 ? 1e-6 : 1e-3; }
+
+static const char *golden_folder(void) {
+  const char *folder = getenv("FLOWRANK_GOLDEN");
+  return folder && *folder ? folder : FLOWRANK_GOLDEN_DEFAULT;
+}
+
+static int has_file(const char *name) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/env/%s.h5", golden_folder(), name);
+  return access(path, R_OK) == 0;
+}
+
+static struct task *open_task(const char *name) {
+  struct task *task;
+  struct error *e = task_open(name, 0, NULL, &task);
+  if (e != NULL) fail_msg("%s", e->text);
+  return task;
+}
+
+static void assert_near(const char *what, const char *task, size_t state, const double *got, const double *want,
+                        size_t count, double tolerance_) {
+  for (size_t i = 0; i < count; ++i) {
+    const double miss = fabs(got[i] - want[i]);
+    if (!(miss <= tolerance_ * fmax(1.0, fabs(want[i]))))
+      fail_msg("%s, state %zu: %s[%zu] is %.17g where the reference has %.17g", task, state, what, i, got[i], want[i]);
+  }
+}
+
+// What a golden file holds of its states; absent pieces have count 0.
+struct states {
+  struct golden_array qpos, qvel, ctrl, act, mocap, obs, reward, done, action, next_qpos, next_qvel, next_obs,
+      next_reward, next_done;
+};
+enum { STATE_ARRAYS = sizeof(struct states) / sizeof(struct golden_array) };
+static const char *const STATE_NAMES[STATE_ARRAYS] = {
+    "qpos",   "qvel",      "ctrl",      "act",      "mocap_pos",   "obs",      "reward",
+    "done",   "action",    "next_qpos", "next_qvel", "next_obs",   "next_reward", "next_done"};
+
+static void read_states(const char *name, struct states *s) {
+  char file[256];
+  struct golden g;
+  snprintf(file, sizeof file, "env/%s.h5", name);
+  golden_open(&g, file);
+  struct golden_array *array = (struct golden_array *)s;
+  for (int i = 0; i < STATE_ARRAYS; ++i)
+    array[i] = golden_has(&g, STATE_NAMES[i]) ? golden_read(&g, STATE_NAMES[i]) : (struct golden_array){0};
+  golden_close(&g);
+}
+
+static void free_states(struct states *s) {
+  struct golden_array *array = (struct golden_array *)s;
+  for (int i = 0; i < STATE_ARRAYS; ++i)
+    if (array[i].count > 0) golden_array_free(&array[i]);
+}
+
+static void put_row(const struct golden_array *a, size_t row, double *to) {
+  if (a->count == 0) return;
+  const size_t width = a->count / a->dim[0];
+  memcpy(to, a->data + row * width, width * sizeof *to);
+}
+
+static void check_state(const struct task *task, struct task_worker *w, const struct states *s, size_t i) {
+  const char *name = task->kind->name;
+  const size_t obs_dim = s->obs.count / s->obs.dim[0];
+  mjData *d = w->data;
+  double obs[4096];
+  assert_int_equal(obs_dim, task->obs_dim);
+  mj_resetData(task->model, d);
+  put_row(&s->qpos, i, d->qpos);
+  put_row(&s->qvel, i, d->qvel);
+  put_row(&s->ctrl, i, d->ctrl);
+  put_row(&s->act, i, d->act);
+  put_row(&s->mocap, i, d->mocap_pos);
+  mj_forward(task->model, d);
+  task->kind->observe(task, w, obs);
+  assert_near("obs", name, i, obs, s->obs.data + i * obs_dim, obs_dim, 1e-9);
+  const double reward = task->kind->reward(task, w, d->ctrl);
+  assert_near("reward", name, i, &reward, s->reward.data + i, 1, 1e-9);
+}
+
+// One control step through the interface that training uses, from a saved row.
+static void check_step(const struct task *task, struct task_worker *w, const struct states *s, size_t i) {
+  const char *name = task->kind->name;
+  const size_t nq = (size_t)task->model->nq, nv = (size_t)task->model->nv, obs_dim = (size_t)task->obs_dim;
+  const size_t nu = (size_t)task->action_dim;
+  const double tolerance_ = step_tolerance();
+  double *state = malloc(task->state_size * sizeof *state), obs64[4096];
+  float action[256], obs[4096], reward;
+  bool terminated, broken;
+  assert_non_null(state);
+  memset(w->data->qacc_warmstart, 0, nv * sizeof(double));
+  task_save(task, w, state);
+  mj_resetData(task->model, w->data); // what follows must come from the saved row
+  for (size_t a = 0; a < nu; ++a) action[a] = (float)s->action.data[i * nu + a];
+  // The reference's actions are doubles: step with them for the tight comparison.
+  task_load(task, w, state);
+  memcpy(w->data->ctrl, s->action.data + i * nu, nu * sizeof(double));
+  for (int k = 0; k < task->substeps; ++k) mj_step(task->model, w->data);
+  task->kind->observe(task, w, obs64);
+  const double reward64 = task->kind->reward(task, w, s->action.data + i * nu);
+  assert_near("next_qpos", name, i, w->data->qpos, s->next_qpos.data + i * nq, nq, tolerance_);
+  assert_near("next_qvel", name, i, w->data->qvel, s->next_qvel.data + i * nv, nv, tolerance_);
+  assert_near("next_obs", name, i, obs64, s->next_obs.data + i * obs_dim, obs_dim, tolerance_);
+  assert_near("next_reward", name, i, &reward64, s->next_reward.data + i, 1, tolerance_);
+  // And through the interface, whose actions, observations and rewards are float32.
+  task_step(task, w, action, state, obs, &reward, &terminated, &broken);
+  for (size_t k = 0; k < obs_dim; ++k)
+    if (!(fabs((double)obs[k] - obs64[k]) <= 1e-4 * fmax(1.0, fabs(obs64[k]))))
+      fail_msg("%s, state %zu: task_step's obs[%zu] is %g, not %g", name, i, k, (double)obs[k], obs64[k]);
+  assert_int_equal(terminated, s->next_done.data[i] != 0);
+  assert_false(broken);
+  free(state);
+}
+
+static void states_and_steps_match_the_reference(void **unused) {
+  (void)unused;
+  int checked = 0;
+  for (int k = 0; k < task_count(); ++k) {
+    const char *name = task_kind_at(k)->name;
+    if (task_kind_at(k)->model == NULL || !has_file(name)) continue;
+    struct task *task = open_task(name);
+    struct task_worker w;
+    struct states s;
+    assert_null(task_worker_init(task, &w));
+    read_states(name, &s);
+    assert_true(s.qpos.dim[0] > 0);
+    for (size_t i = 0; i < s.qpos.dim[0]; ++i) {
+      check_state(task, &w, &s, i);
+      check_step(task, &w, &s, i);
+    }
+    free_states(&s);
+    task_worker_free(&w);
+    task_close(task);
+    ++checked;
+  }
+  assert_true(checked > 0);
+}
+
+// Mean and standard deviation within what two samples of this size differ by; range within the reference's, widened
+// by the share of it that so many draws leave untouched.
+static void check_distribution(const struct golden *g, const char *task, const char *what, size_t resets,
+                               const double *sample, size_t width) {
+  static const char *const statistic[] = {"min", "max", "mean", "std"};
+  struct golden_array want[4];
+  char path[512];
+  for (int i = 0; i < 4; ++i) {
+    snprintf(path, sizeof path, "/%s/%s/%s", task, what, statistic[i]);
+    want[i] = golden_read(g, path);
+    assert_int_equal(want[i].count, width);
+  }
+  const double of_reference = golden_attribute(g, task, "resets");
+  for (size_t c = 0; c < width; ++c) {
+    double mean = 0, variance = 0, low = INFINITY, high = -INFINITY;
+    for (size_t r = 0; r < resets; ++r) {
+      const double x = sample[r * width + c];
+      mean += x / (double)resets;
+      low = fmin(low, x);
+      high = fmax(high, x);
+    }
+    for (size_t r = 0; r < resets; ++r) variance += pow(sample[r * width + c] - mean, 2) / (double)resets;
+    const double std = want[3].data[c], range = want[1].data[c] - want[0].data[c];
+    const double error = 5 * fmax(std, 1e-9) * sqrt(1 / of_reference + 1 / (double)resets);
+    if (fabs(mean - want[2].data[c]) > error || fabs(sqrt(variance) - std) > error)
+      fail_msg("%s: %s[%zu] of %zu resets is %g ± %g where the reference has %g ± %g", task, what, c, resets, mean,
+               sqrt(variance), want[2].data[c], std);
+    if (low < want[0].data[c] - 0.35 * range - 1e-9 || high > want[1].data[c] + 0.35 * range + 1e-9)
+      fail_msg("%s: %s[%zu] of our resets spans [%g, %g], the reference's [%g, %g]", task, what, c, low, high,
+               want[0].data[c], want[1].data[c]);
+  }
+  for (int i = 0; i < 4; ++i) golden_array_free(&want[i]);
+}
+
+static void resets_are_distributed_like_the_reference(void **unused) {
+  (void)unused;
+  enum { RESETS = 2000 };
+  if (!has_file("reset_stats")) skip();
+  struct golden g;
+  golden_open(&g, "env/reset_stats.h5");
+  for (int k = 0; k < task_count(); ++k) {
+    const char *name = task_kind_at(k)->name;
+    if (task_kind_at(k)->model == NULL || !golden_has(&g, name)) continue;
+    struct task *task = open_task(name);
+    struct task_worker w;
+    assert_null(task_worker_init(task, &w));
+    const size_t nq = (size_t)task->model->nq, nv = (size_t)task->model->nv, nm = 3 * (size_t)task->model->nmocap;
+    double *qpos = malloc(RESETS * (nq + nv + nm) * sizeof *qpos), *qvel = qpos + RESETS * nq;
+    double *mocap = qvel + RESETS * nv, *state = malloc(task->state_size * sizeof *state);
+    float *obs = malloc((size_t)task->obs_dim * sizeof *obs);
+    for (uint32_t r = 0; r < RESETS; ++r) {
+      task_reset(task, &w, rng_stream(1, RNG_RESET, r, 0), state, obs);
+      memcpy(qpos + r * nq, w.data->qpos, nq * sizeof *qpos);
+      memcpy(qvel + r * nv, w.data->qvel, nv * sizeof *qvel);
+      memcpy(mocap + r * nm, w.data->mocap_pos, nm * sizeof *mocap);
+    }
+    check_distribution(&g, name, "qpos", RESETS, qpos, nq);
+    check_distribution(&g, name, "qvel", RESETS, qvel, nv);
+    if (nm > 0) check_distribution(&g, name, "mocap_pos", RESETS, mocap, nm);
+    free(obs);
+    free(state);
+    free(qpos);
+    task_worker_free(&w);
+    task_close(task);
+  }
+  golden_close(&g);
+}
+
+// A row that was saved and loaded into another simulator goes on bit by bit like the one that never stopped.
+static void a_saved_environment_goes_on_bitwise(void **unused) {
+  (void)unused;
+  for (int k = 0; k < task_count(); ++k) {
+    struct task *task = open_task(task_kind_at(k)->name);
+    struct task_worker w[2];
+    const size_t size = task->state_size, dim = (size_t)task->obs_dim;
+    double *state[2];
+    float *obs[2], reward[2], action[256];
+    bool terminated, broken;
+    for (int i = 0; i < 2; ++i) {
+      assert_null(task_worker_init(task, &w[i]));
+      state[i] = calloc(size, sizeof **state);
+      obs[i] = calloc(dim, sizeof **obs);
+    }
+    task_reset(task, &w[0], rng_stream(3, RNG_RESET, 0, 0), state[0], obs[0]);
+    for (uint32_t step = 0; step < 60; ++step) {
+      rng_uniform(rng_stream(3, RNG_BENCH, 0, step), (size_t)task->action_dim, action);
+      for (int i = 0; i < task->action_dim; ++i) action[i] = 2 * action[i] - 1;
+      memcpy(state[1], state[0], size * sizeof **state);
+      task_step(task, &w[0], action, state[0], obs[0], &reward[0], &terminated, &broken);
+      if (step % 7 == 0) task_reset(task, &w[1], rng_stream(4, RNG_RESET, 1, step), state[1] + 0, obs[1]);
+      if (step % 7 == 0) continue; // the second simulator was elsewhere meanwhile
+      task_step(task, &w[1], action, state[1], obs[1], &reward[1], &terminated, &broken);
+      assert_memory_equal(state[0], state[1], size * sizeof **state);
+      assert_memory_equal(obs[0], obs[1], dim * sizeof **obs);
+      assert_memory_equal(&reward[0], &reward[1], sizeof *reward);
+    }
+    for (int i = 0; i < 2; ++i) {
+      task_worker_free(&w[i]);
+      free(state[i]);
+      free(obs[i]);
+    }
+    task_close(task);
+  }
+}
+
+static void physics_that_is_not_a_number_ends_the_episode(void **unused) {
+  (void)unused;
+  struct task *task = open_task("CartpoleBalance");
+  struct task_worker w;
+  assert_null(task_worker_init(task, &w));
+  double *state = malloc(task->state_size * sizeof *state);
+  float obs[64], reward, action = 0;
+  bool terminated, broken;
+  task_reset(task, &w, rng_stream(1, RNG_RESET, 0, 0), state, obs);
+  w.data->qvel[0] = NAN;
+  task_save(task, &w, state);
+  task_step(task, &w, &action, state, obs, &reward, &terminated, &broken);
+  assert_true(terminated);
+  assert_true(broken);
+  assert_true(reward == 0.0f);
+  free(state);
+  task_worker_free(&w);
+  task_close(task);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(states_and_steps_match_the_reference),
+      cmocka_unit_test(resets_are_distributed_like_the_reference),
+      cmocka_unit_test(a_saved_environment_goes_on_bitwise),
+      cmocka_unit_test(physics_that_is_not_a_number_ends_the_episode),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Installs what is missing, then runs every check: formatting, the tests built by gcc, the unit and golden tests built by
+# clang, the unit, golden and fault tests under AddressSanitizer and UBSan, and clang-tidy. All warnings are errors.
+#   tools/test.sh [--fast | --slow]     --fast: formatting and the gcc build's tests only
+#                                       --slow: the tests labelled slow as well
+# Every stage runs even when one before it failed; exit code 1 when any did.
+set -euo pipefail
+# shellcheck source=tools/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+fast=false
+not_slow=(-LE slow)
+for option in "$@"; do
+  case $option in
+  --fast) fast=true ;;
+  --slow) not_slow=() ;;
+  --help | -h)
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+    exit 0
+    ;;
+  *)
+    echo "test.sh: unknown option '$option'; allowed: --fast, --slow" >&2
+    exit 2
+    ;;
+  esac
+done
+cd "$source_dir"
+jobs=$(nproc)
+passed=0 failed=0
+failed_stages=()
+
+# stage TITLE COMMAND...: runs a stage and remembers whether it failed.
+stage() {
+  local title=$1 start=$SECONDS
+  shift
+  say "$title"
+  if "$@"; then
+    echo "-- $title: ok, $((SECONDS - start)) s"
+  else
+    echo "-- $title: FAILED"
+    failed_stages+=("$title")
+  fi
+}
+
+# run_ctest FOLDER [CTEST OPTION...]: runs tests and adds them to the totals.
+run_ctest() {
+  local folder=$1 log=$1/ctest.log code=0
+  shift
+  ctest --test-dir "$folder" --parallel "$jobs" --output-on-failure --no-tests=error "$@" 2>&1 | tee "$log" || code=1
+  local pattern='([0-9]+) tests failed out of ([0-9]+)'
+  if [[ $(<"$log") =~ $pattern ]]; then
+    failed=$((failed + BASH_REMATCH[1]))
+    passed=$((passed + BASH_REMATCH[2] - BASH_REMATCH[1]))
+  fi
+  return "$code"
+}
+
+# build_and_test FOLDER COMPILER CMAKE_OPTION... -- CTEST_OPTION...
+build_and_test() {
+  local folder=$1 compiler=$2 options=()
+  shift 2
+  while [[ $1 != -- ]]; do
+    options+=("$1")
+    shift
+  done
+  shift
+  CC=$compiler build "$folder" all -DFLOWRANK_TESTS=ON "${options[@]}" && run_ctest "$folder" "$@"
+}
+
+check_format() {
+  local file good=true
+  while IFS= read -r file; do
+    clang-format "$file" | cmp --silent - "$file" && continue
+    echo "not formatted: clang-format -i $file"
+    good=false
+  done < <(find src tests -name '*.[ch]' | sort)
+  $good
+}
+
+# tidy CLANG_TIDY_OPTION...: checks the sources whose names come in, ended by NUL. Findings are on stdout; stderr counts
+# what is suppressed in system headers.
+tidy() {
+  xargs -0 -P "$jobs" -n 1 clang-tidy -p build-clang --quiet "$@" 2>build-clang/tidy.log ||
+    { grep -v 'warnings\? generated' build-clang/tidy.log >&2; return 1; }
+}
+
+# error.c defines what analyzer.h wraps.
+check_tidy() {
+  printf 'src/common/error.c\0' | tidy &&
+    find src -name '*.c' ! -path src/common/error.c -print0 | tidy --extra-arg="-include$source_dir/tests/analyzer.h"
+}
+
+setup --tests
+
+stage "formatting" check_format
+stage "gcc: all tests" build_and_test build gcc -DCMAKE_BUILD_TYPE=Release -DFLOWRANK_WERROR=ON -- "${not_slow[@]}"
+if ! $fast; then
+  stage "clang: unit and golden tests" build_and_test build-clang clang -DCMAKE_BUILD_TYPE=Release -DFLOWRANK_WERROR=ON -- \
+    -L 'unit|golden' "${not_slow[@]}"
+  stage "sanitizers: unit, golden and fault tests" build_and_test build-asan gcc -DCMAKE_BUILD_TYPE=Debug \
+    -DCMAKE_C_FLAGS_DEBUG='-O1 -g' -DFLOWRANK_SANITIZE=ON -- -L 'unit|golden|fault' "${not_slow[@]}"
+  stage "clang-tidy" check_tidy
+fi
+
+say "result after $((SECONDS / 60)) min $((SECONDS % 60)) s"
+((${#failed_stages[@]} == 0)) || printf 'failed: %s\n' "${failed_stages[@]}"
+echo "total: $passed passed, $failed failed"
+((${#failed_stages[@]} == 0))
