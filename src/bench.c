@@ -176,7 +176,6 @@ struct error *bench_rollout(const struct config *config, bool json, FILE *out) {
 
 struct update_bench {
   struct config config;
-  struct comm *comm;
   struct objective objective;
   struct shard_sizes sizes;
   struct trajectory_layout layout;
@@ -209,13 +208,12 @@ static void synthetic_shard(const struct update_bench *b, int s) {
   memset(t->flags, 0, rows);
 }
 
-static struct error *update_bench_init(struct update_bench *b, const struct config *config, int obs_dim,
-                                       int action_dim) {
+static struct error *update_bench_init(struct update_bench *b, struct comm *comm, const struct config *config,
+                                       int obs_dim, int action_dim) {
   struct task *task = NULL;
   b->config = *config;
   shorten(&b->config);
   openblas_set_num_threads(1);
-  TRY(comm_init(&b->comm));
   if (obs_dim == 0 || action_dim == 0) {
     TRY(task_open(config->task.name, 0, NULL, &task));
     obs_dim = task->obs_dim, action_dim = task->action_dim;
@@ -229,7 +227,7 @@ static struct error *update_bench_init(struct update_bench *b, const struct conf
   b->trajectory = calloc((size_t)b->sizes.shards, sizeof *b->trajectory);
   if (b->trajectory == NULL) return error_no_memory("the update benchmark");
   for (int s = 0; s < b->sizes.shards; ++s) TRY(trajectory_init(&b->trajectory[s], &b->layout));
-  return learner_init(&b->learner, &b->objective, &b->sizes, &b->layout, &b->placement, b->comm, b->trajectory, 1);
+  return learner_init(&b->learner, &b->objective, &b->sizes, &b->layout, &b->placement, comm, b->trajectory, 1);
 }
 
 static void update_bench_free(struct update_bench *b) {
@@ -238,7 +236,6 @@ static void update_bench_free(struct update_bench *b) {
   free(b->trajectory);
   learned_free(&b->learned);
   placement_free(&b->placement);
-  comm_finalize(b->comm);
 }
 
 static void print_update(const struct update_bench *b, double ratio, double rate, double peak,
@@ -259,11 +256,12 @@ static void print_update(const struct update_bench *b, double ratio, double rate
           share * u->normalise_seconds);
 }
 
-struct error *bench_update(const struct config *config, int obs_dim, int action_dim, bool json, FILE *out) {
+struct error *bench_update(struct comm *comm, const struct config *config, int obs_dim, int action_dim, bool json,
+                           FILE *out) {
   struct update_bench b = {0};
   struct update_report u;
   double seconds[ROUNDS], peak[ROUNDS], ratio[ROUNDS], last = 0;
-  struct error *e = update_bench_init(&b, config, obs_dim, action_dim);
+  struct error *e = update_bench_init(&b, comm, config, obs_dim, action_dim);
   for (int i = -1; e == NULL && i < ROUNDS; ++i) { // the first is a warm-up
     for (int s = 0; s < b.sizes.shards; ++s) synthetic_shard(&b, s);
     const double started = clock_seconds();
@@ -300,33 +298,42 @@ static struct error *wire_rate(struct comm *comm, const struct trajectory *t, co
   return NULL;
 }
 
-struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) {
+// The layout of a shard's message, and room for one.
+static struct error *wire_init(const struct config *config, struct trajectory_layout *l, struct trajectory *t) {
   struct task *task;
   TRY(task_open(config->task.name, config->task.episode_length, NULL, &task));
   const struct shard_sizes sizes = shard_sizes(config);
-  struct trajectory_layout l;
-  struct trajectory t;
-  trajectory_layout_init(&l, config, &sizes, task->obs_dim, task->action_dim, task->episode_length, task->state_size);
-  const double steps = (double)l.envs * l.steps,
-               payload = (double)task->obs_dim * 4 + task->action_dim * 4 + 4 + 1 + 4 * l.loss_columns;
-  double rate = NAN;
+  trajectory_layout_init(l, config, &sizes, task->obs_dim, task->action_dim, task->episode_length, task->state_size);
   task_close(task);
-  TRY(trajectory_init(&t, &l));
-  struct error *e = comm_size(comm) > 1 ? wire_rate(comm, &t, &l, &rate) : NULL;
-  trajectory_free(&t);
-  if (e != NULL || out == NULL) return e;
+  return trajectory_init(t, l);
+}
+
+// rate: NaN where one rank has no wire.
+static void print_wire(const struct trajectory_layout *l, double rate, int last, bool json, FILE *out) {
+  const double steps = (double)l->envs * l->steps;
+  const double payload = 4.0 * (l->obs_dim + l->action_dim + l->loss_columns + 1) + 1; // with reward and flags
   if (json) {
-    fprintf(out, "{\"message_bytes\": %zu, \"bytes_per_step\": %.3f, \"payload_bytes_per_step\": %.3f, ", l.bytes,
-            (double)l.bytes / steps, payload);
+    fprintf(out, "{\"message_bytes\": %zu, \"bytes_per_step\": %.3f, \"payload_bytes_per_step\": %.3f, ", l->bytes,
+            (double)l->bytes / steps, payload);
     if (isnan(rate)) fprintf(out, "\"bytes_per_second\": null}\n");
     else fprintf(out, "\"bytes_per_second\": %.6g}\n", rate);
-    return NULL;
+    return;
   }
   fprintf(out,
           "message              %12zu bytes a shard and iteration (%zu for the learner, %zu tail)\n"
           "per environment step %12.2f bytes (%.0f of observation, action, reward, flags and old loss)\n",
-          l.bytes, l.learner_bytes, l.bytes - l.learner_bytes, (double)l.bytes / steps, payload);
+          l->bytes, l->learner_bytes, l->bytes - l->learner_bytes, (double)l->bytes / steps, payload);
   if (isnan(rate)) fprintf(out, "bandwidth                       - one rank has no wire: run under mpirun -n 2\n");
-  else fprintf(out, "bandwidth            %12.3g bytes/s from rank %d to rank 0\n", rate, comm_size(comm) - 1);
-  return NULL;
+  else fprintf(out, "bandwidth            %12.3g bytes/s from rank %d to rank 0\n", rate, last);
+}
+
+struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) {
+  struct trajectory_layout l;
+  struct trajectory t = {0};
+  double rate = NAN;
+  struct error *e = comm_agree(comm, wire_init(config, &l, &t));
+  if (e == NULL && comm_size(comm) > 1) e = wire_rate(comm, &t, &l, &rate);
+  if (e == NULL && out != NULL) print_wire(&l, rate, comm_size(comm) - 1, json, out);
+  trajectory_free(&t);
+  return e;
 }

@@ -15,7 +15,8 @@ struct error *bench_rollout(const struct config *config, bool json, FILE *out) M
 
 // One core: achieved rate of the learner's matrix-product operations against the measured sgemm peak, with shares per
 // phase. Uses a synthetic batch of obs_dim × action_dim when these are positive, else the config's task's sizes.
-struct error *bench_update(const struct config *config, int obs_dim, int action_dim, bool json, FILE *out) MUST_USE;
+struct error *bench_update(struct comm *comm, const struct config *config, int obs_dim, int action_dim, bool json,
+                           FILE *out) MUST_USE;
 
 // Bytes on the wire per environment step, and the bandwidth between rank 0 and the last rank (or through memory when
 // there is one rank).

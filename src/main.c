@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/comm.h"
 #include "common/config.h"
+#include "common/text.h"
 #include "learner/objective.h"
 #include "train.h"
 #include "version.h"
@@ -63,16 +64,21 @@ static struct error *read_count(const char *name, const char *text, int64_t leas
   return NULL;
 }
 
-// HH:MM:SS, MM:SS or seconds.
+// HH:MM:SS, MM:SS or seconds; each part digits alone.
 static struct error *read_duration(const char *text, double *seconds) {
-  unsigned part[3];
-  int used = 0;
-  char junk;
-  if (sscanf(text, "%u:%u:%u%c", &part[0], &part[1], &part[2], &junk) == 3)
-    *seconds = 3600.0 * part[0] + 60.0 * part[1] + part[2];
-  else if (sscanf(text, "%u:%u%c", &part[0], &part[1], &junk) == 2) *seconds = 60.0 * part[0] + part[1];
-  else if (sscanf(text, "%u%n", &part[0], &used) == 1 && text[used] == '\0') *seconds = part[0];
-  else return usage("--max-wall '%.100s' is not a time such as 01:30:00", text);
+  enum { MOST_PARTS = 3, MOST_DIGITS = 9 };
+  const char *at = text;
+  *seconds = 0;
+  for (int part = 0; part < MOST_PARTS; ++part) {
+    const size_t digits = strspn(at, "0123456789");
+    if (digits == 0 || digits > MOST_DIGITS) break;
+    *seconds = 60 * *seconds + (double)strtol(at, NULL, 10);
+    at += digits;
+    if (*at != ':') break;
+    ++at;
+  }
+  if (*at != '\0' || at == text || at[-1] == ':')
+    return usage("--max-wall '%.100s' is not a time such as 01:30:00", text);
   return *seconds > 0 ? NULL : usage("--max-wall '%.100s' leaves no time", text);
 }
 
@@ -80,7 +86,7 @@ static struct error *take_option(struct arguments *a, int option, const char *va
   switch (option) {
   case OPTION_RUN:
     a->run = value;
-    return NULL;
+    return *value != '\0' ? NULL : usage("--run '%s' is not a folder's name", value);
   case OPTION_MAX_WALL:
     return read_duration(value, &a->max_wall);
   case OPTION_MAX_ITERATIONS:
@@ -117,12 +123,26 @@ static struct error *take_option(struct arguments *a, int option, const char *va
   }
 }
 
+// The ranks that a command runs on (null: this process alone), and how training on them ended.
+struct job {
+  struct comm *comm;
+  enum train_end end;
+};
+
 struct command {
   const char *name, *usage, *help;
   int least, most; // operands
+  bool parallel;   // may run under mpirun
   const struct option *options;
-  struct error *(*run)(const struct arguments *a);
+  struct error *(*run)(const struct arguments *a, struct job *job);
 };
+
+// The argument that getopt_long found fault with. In a bundle of short options it has not stepped behind it yet.
+static const char *faulty_argument(int argc, char **argv) {
+  for (int i = 1; optopt > 0 && optopt < OPTION_RUN && i < argc; ++i)
+    if (argv[i][0] == '-' && argv[i][1] != '-' && strchr(argv[i] + 1, optopt) != NULL) return argv[i];
+  return argv[optind - 1];
+}
 
 static struct error *parse(const struct command *c, int argc, char **argv, struct arguments *a) {
   *a = (struct arguments){.seed = -1};
@@ -132,7 +152,7 @@ static struct error *parse(const struct command *c, int argc, char **argv, struc
     if (option == ':') return usage("option '%.100s' needs a value", argv[optind - 1]);
     if (option == '?')
       return error_new(EXIT_CODE_USAGE, "option '%.100s' is unknown to 'flowrank %s'; see flowrank %s --help",
-                       argv[optind - 1], c->name, c->name);
+                       faulty_argument(argc, argv), c->name, c->name);
     TRY(take_option(a, option, optarg));
   }
   a->operands = argv + optind;
@@ -187,13 +207,15 @@ static void print_evaluation(const struct loaded_policy *p, const struct evaluat
                              const struct episode_result *results, double seconds, bool json) {
   double mean, error, length;
   evaluate_summary(v->episodes, results, &mean, &error, &length);
-  if (json)
-    printf("{\"checkpoint\": \"%s\", \"task\": \"%s\", \"iteration\": %" PRId64 ", \"sampler\": \"%s\", \"steps\": %d, "
+  if (json) {
+    printf("{\"checkpoint\": ");
+    text_print_json(p->path, stdout);
+    printf(", \"task\": \"%s\", \"iteration\": %" PRId64 ", \"sampler\": \"%s\", \"steps\": %d, "
            "\"episodes\": %" PRId64 ", \"seed\": %" PRIu64 ", \"mean_return\": %.9g, \"standard_error\": %.9g, "
            "\"mean_length\": %.9g, \"seconds\": %.3f}\n",
-           p->path, p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps,
-           v->episodes, v->seed, mean, error, length, seconds);
-  else
+           p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps, v->episodes,
+           v->seed, mean, error, length, seconds);
+  } else
     printf("%s\n%s, iteration %" PRId64 ", %s with %d steps\n%" PRId64
            " episodes: mean return %.2f ± %.2f (standard error), mean length %.1f\n",
            p->path, p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps,
@@ -223,7 +245,8 @@ static struct error *evaluate_policy(struct loaded_policy *p, const struct argum
   return e;
 }
 
-static struct error *run_eval(const struct arguments *a) {
+static struct error *run_eval(const struct arguments *a, struct job *job) {
+  (void)job;
   struct loaded_policy p = {0};
   struct error *e = load_policy(a->operands[0], &p);
   if (e == NULL) e = evaluate_policy(&p, a);
@@ -233,7 +256,8 @@ static struct error *run_eval(const struct arguments *a) {
 
 // --- info, diff, config, tasks ---
 
-static struct error *run_info(const struct arguments *a) {
+static struct error *run_info(const struct arguments *a, struct job *job) {
+  (void)job;
   struct checkpoint c = {0};
   char *path = NULL;
   struct error *e = checkpoint_open(a->operands[0], &c, &path, warn, NULL);
@@ -243,7 +267,8 @@ static struct error *run_info(const struct arguments *a) {
   return e;
 }
 
-static struct error *run_diff(const struct arguments *a) {
+static struct error *run_diff(const struct arguments *a, struct job *job) {
+  (void)job;
   struct checkpoint c[2] = {0};
   char *path[2] = {NULL, NULL}, *difference = NULL;
   struct error *e = NULL;
@@ -259,7 +284,8 @@ static struct error *run_diff(const struct arguments *a) {
   return e;
 }
 
-static struct error *run_config(const struct arguments *a) {
+static struct error *run_config(const struct arguments *a, struct job *job) {
+  (void)job;
   struct config config;
   char *text;
   if (a->reference) return config_reference(stdout);
@@ -279,7 +305,8 @@ static void describe_task(const struct task_kind *k) {
          k->reward_text, k->termination, k->episode_length, k->control_dt, k->physics_dt);
 }
 
-static struct error *run_tasks(const struct arguments *a) {
+static struct error *run_tasks(const struct arguments *a, struct job *job) {
+  (void)job;
   if (a->operand_count == 0) printf("%-22s %5s %7s %9s  %s\n", "task", "obs", "action", "control s", "source");
   for (int i = 0; i < task_count(); ++i) {
     const struct task_kind *k = task_kind_at(i);
@@ -297,20 +324,7 @@ static struct error *run_tasks(const struct arguments *a) {
   return e;
 }
 
-// --- train and bench wire, the commands that run on many ranks ---
-
-static int finish_train(struct comm *comm, struct error *e, enum train_end end) {
-  const bool speak = comm_rank(comm) == 0 || end == TRAIN_TORN;
-  int code = end == TRAIN_STOPPED ? EXIT_CODE_STOPPED : EXIT_CODE_DONE;
-  if (e != NULL) {
-    code = e->code;
-    if (speak) fprintf(stderr, "flowrank: %s\n", e->text);
-    error_free(e);
-  }
-  if (end == TRAIN_TORN && comm_size(comm) > 1) comm_abort(comm, code);
-  comm_finalize(comm);
-  return code;
-}
+// --- train and bench, the commands that may run on many ranks ---
 
 static struct error *train_options(const struct arguments *a, struct train_options *o) {
   *o = (struct train_options){.config = a->operands[0],
@@ -327,18 +341,24 @@ static struct error *train_options(const struct arguments *a, struct train_optio
   return NULL;
 }
 
-static struct error *run_bench(const struct arguments *a) {
+static struct error *run_train(const struct arguments *a, struct job *job) {
+  struct train_options options;
+  TRY(train_options(a, &options));
+  return train(job->comm, &options, &job->end);
+}
+
+static struct error *run_bench(const struct arguments *a, struct job *job) {
   struct config config;
   const char *what = a->operands[0];
-  TRY(config_load(a->operands[1], a->set_count, a->sets, &config));
-  if (strcmp(what, "rollout") == 0) return bench_rollout(&config, a->json, stdout);
-  if (strcmp(what, "update") == 0) return bench_update(&config, (int)a->obs_dim, (int)a->action_dim, a->json, stdout);
-  if (strcmp(what, "wire") != 0) return usage("benchmark '%.100s' is unknown: rollout, update or wire", what);
-  struct comm *comm;
-  TRY(comm_init(&comm));
-  struct error *e = bench_wire(comm, &config, a->json, comm_rank(comm) == 0 ? stdout : NULL);
-  comm_finalize(comm);
-  return e;
+  TRY(comm_agree(job->comm, config_load(a->operands[1], a->set_count, a->sets, &config)));
+  if (strcmp(what, "wire") == 0)
+    return bench_wire(job->comm, &config, a->json, comm_rank(job->comm) == 0 ? stdout : NULL);
+  const bool rollout = strcmp(what, "rollout") == 0;
+  if (!rollout && strcmp(what, "update") != 0)
+    return usage("benchmark '%.100s' is unknown: rollout, update or wire", what);
+  if (comm_size(job->comm) > 1) return usage("bench %s measures one core: start it without mpirun", what);
+  if (rollout) return bench_rollout(&config, a->json, stdout);
+  return bench_update(job->comm, &config, (int)a->obs_dim, (int)a->action_dim, a->json, stdout);
 }
 
 // --- The table of commands ---
@@ -388,22 +408,22 @@ static const struct command COMMANDS[] = {
      "  --fresh               refuses a run folder that is in use\n"
      "Exit code: 0 training complete, 75 stopped early (the same line goes on), 2 usage or config, 1 anything else.\n"
      "SIGTERM, SIGUSR1 and SIGINT stop after the iteration; a second SIGINT at once.\n",
-     1, 1, TRAIN_OPTIONS, NULL},
+     1, 1, true, TRAIN_OPTIONS, run_train},
     {"eval", "eval RUN|CHECKPOINT [--episodes N] [--steps K] [--sampler euler|heun|midpoint|rk4] [--seed S] [--json]",
-     "Runs whole episodes with the policy of a checkpoint.\n", 1, 1, EVAL_OPTIONS, run_eval},
-    {"info", "info RUN|CHECKPOINT [--json]", "Describes a checkpoint.\n", 1, 1, INFO_OPTIONS, run_info},
+     "Runs whole episodes with the policy of a checkpoint.\n", 1, 1, false, EVAL_OPTIONS, run_eval},
+    {"info", "info RUN|CHECKPOINT [--json]", "Describes a checkpoint.\n", 1, 1, false, INFO_OPTIONS, run_info},
     {"diff", "diff A B",
      "Compares two checkpoints (or the newest of two runs) bit by bit: parameters, optimizer, normaliser, environment\n"
      "states, counters. Exit code 0 when equal, 1 with the first difference named.\n",
-     2, 2, NO_OPTIONS, run_diff},
+     2, 2, false, NO_OPTIONS, run_diff},
     {"config", "config CONFIG [--set key=value]... | config --reference",
-     "Prints the effective, validated config, or every setting with type, default, range and meaning.\n", 0, 1,
+     "Prints the effective, validated config, or every setting with type, default, range and meaning.\n", 0, 1, false,
      CONFIG_OPTIONS, run_config},
-    {"tasks", "tasks [NAME]", "Lists the tasks, or explains one.\n", 0, 1, NO_OPTIONS, run_tasks},
+    {"tasks", "tasks [NAME]", "Lists the tasks, or explains one.\n", 0, 1, false, NO_OPTIONS, run_tasks},
     {"bench", "bench rollout|update|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
      "Measures against the machine's limit in the same process. --obs-dim, --action-dim: a synthetic batch for "
      "update.\n",
-     2, 2, BENCH_OPTIONS, run_bench},
+     2, 2, true, BENCH_OPTIONS, run_bench},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
 
@@ -436,36 +456,40 @@ static struct error *unknown_command(const char *name) {
 }
 
 static void remember_command_line(struct arguments *a, int argc, char **argv) {
-  size_t at = 0;
+  size_t at = (size_t)snprintf(a->command_line, sizeof a->command_line, "flowrank");
   for (int i = 0; i < argc && at < sizeof a->command_line; ++i)
     at += (size_t)snprintf(a->command_line + at, sizeof a->command_line - at, " %s", argv[i]);
 }
 
-static int report(struct error *e) {
-  if (e == NULL) return EXIT_CODE_DONE;
-  const int code = e->code;
-  fprintf(stderr, "flowrank: %s\n", e->text);
-  error_free(e);
+// Prints the line of an error, where this rank is to speak, and ends MPI. Returns the exit code.
+static int finish(const struct job *job, struct error *e) {
+  const bool torn = job->end == TRAIN_TORN; // this rank failed alone: the others know nothing and would wait
+  int code = job->end == TRAIN_STOPPED ? EXIT_CODE_STOPPED : EXIT_CODE_DONE;
+  if (e != NULL) {
+    code = e->code;
+    if (job->comm == NULL || comm_rank(job->comm) == 0 || torn) fprintf(stderr, "flowrank: %s\n", e->text);
+    error_free(e);
+  }
+  if (torn && comm_size(job->comm) > 1) comm_abort(job->comm, code);
+  comm_finalize(job->comm);
   return code;
 }
 
+static void print_command_help(const struct command *c, const struct job *job) {
+  if (job->comm == NULL || comm_rank(job->comm) == 0) printf("usage: flowrank %s\n%s", c->usage, c->help);
+}
+
 // MPI is up before the command line is read, so that its faults are told once and not by every rank.
-static int main_train(const struct command *c, int argc, char **argv) {
-  struct comm *comm;
+static int execute(const struct command *c, int argc, char **argv) {
+  struct job job = {.end = TRAIN_COMPLETE};
   struct arguments a;
-  struct train_options options;
-  enum train_end end = TRAIN_FAILED;
-  struct error *e = comm_init(&comm);
-  if (e != NULL) return report(e);
-  e = parse(c, argc, argv, &a);
+  struct error *e = c->parallel ? comm_init(&job.comm) : NULL;
+  if (e == NULL) e = parse(c, argc, argv, &a);
+  if (e != NULL) return finish(&job, e);
   remember_command_line(&a, argc, argv);
-  if (e == NULL && a.help) {
-    if (comm_rank(comm) == 0) printf("usage: flowrank %s\n%s", c->usage, c->help);
-    return finish_train(comm, NULL, TRAIN_COMPLETE);
-  }
-  if (e == NULL) e = train_options(&a, &options);
-  if (e == NULL) e = train(comm, &options, &end);
-  return finish_train(comm, e, end);
+  if (a.help) print_command_help(c, &job);
+  else e = c->run(&a, &job);
+  return finish(&job, e);
 }
 
 int main(int argc, char **argv) {
@@ -478,14 +502,6 @@ int main(int argc, char **argv) {
     return EXIT_CODE_DONE;
   }
   const struct command *c = find_command(argv[1]);
-  if (c == NULL) return report(unknown_command(argv[1]));
-  if (c->run == NULL) return main_train(c, argc - 1, argv + 1);
-  struct arguments a;
-  struct error *e = parse(c, argc - 1, argv + 1, &a);
-  if (e != NULL) return report(e);
-  if (a.help) {
-    printf("usage: flowrank %s\n%s", c->usage, c->help);
-    return EXIT_CODE_DONE;
-  }
-  return report(c->run(&a));
+  return c != NULL ? execute(c, argc - 1, argv + 1)
+                   : finish(&(struct job){.end = TRAIN_FAILED}, unknown_command(argv[1]));
 }

@@ -18,6 +18,7 @@
 #include "common/checkpoint.h"
 #include "common/clock.h"
 #include "common/metrics.h"
+#include "common/text.h"
 #include "learner/update.h"
 #include "version.h"
 
@@ -111,6 +112,9 @@ static struct error *read_config(struct run *r, struct checkpoint *c, bool *foun
   const struct train_options *o = r->options;
   char folder[PATH_BYTES];
   char *path = NULL;
+  struct stat status;
+  if (o->config == NULL && stat(o->run, &status) == 0 && S_ISREG(status.st_mode))
+    return error_new(EXIT_CODE_USAGE, "%s is a file: name the run folder as well, by --run DIR", o->run);
   TRY(checkpoint_folder(r, folder));
   struct error *e = checkpoint_load_latest(folder, c, found, &path, warn, NULL);
   free(path);
@@ -524,23 +528,20 @@ static struct error *describe_launch(const struct run *r) {
           "\"mpi\": \"%s\", \"hdf5\": \"%s\", \"blas\": \"%s\", \"command\": ",
           (long long)time(NULL), r->iteration, host, (int)getpid(), job ? job : "", comm_size(r->comm),
           r->placement.learners, r->threads, FLOWRANK_VERSION, mj_versionString(), mpi, hdf5, openblas_get_config());
-  fputs("\"flowrank", f);
-  for (const char *c = r->options->command_line; *c; ++c) {
-    if (*c == '"' || *c == '\\') fputc('\\', f);
-    fputc((unsigned char)*c < 32 ? ' ' : *c, f);
-  }
-  fputs("\"}\n", f);
+  text_print_json(r->options->command_line, f);
+  fputs("}\n", f);
   return fclose(f) == 0 ? NULL : error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno));
 }
 
-static struct error *open_run_folder(struct run *r) {
+// recent: the checkpoint's metrics lines, or "".
+static struct error *open_run_folder(struct run *r, const char *recent) {
   char folder[PATH_BYTES];
   TRY(checkpoint_folder(r, folder));
   TRY(make_folder(folder));
   checkpoint_sweep(folder);
   TRY(describe_launch(r));
   r->metrics_open = true;
-  return metrics_open(&r->metrics, r->options->run, r->iteration, r->sizes.iterations,
+  return metrics_open(&r->metrics, r->options->run, r->iteration, recent, r->sizes.iterations,
                       r->sizes.iterations * r->sizes.iteration_env_steps, r->config.log.interval);
 }
 
@@ -571,7 +572,7 @@ static struct error *prepare(struct run *r, struct checkpoint *c) {
   } else {
     begin_environments(r);
   }
-  return comm_agree(r->comm, first ? open_run_folder(r) : NULL);
+  return comm_agree(r->comm, first ? open_run_folder(r, found ? c->metrics_text : "") : NULL);
 }
 
 static void free_run(struct run *r) {

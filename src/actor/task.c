@@ -195,10 +195,10 @@ void task_step(const struct task *task, struct task_worker *w, const float *acti
 }
 
 struct error *task_find(const struct task *task, mjtObj type, const char *name, int *id) {
-  *id = mj_name2id(task->model, type, name);
+  *id = mj_name2id(task->model, (int)type, name);
   if (*id >= 0) return NULL;
   return error_new(EXIT_CODE_FAILED, "model %s has no %s named '%s', which task %s needs", task->kind->model,
-                   mju_type2Str(type), name, task->kind->name);
+                   mju_type2Str((int)type), name, task->kind->name);
 }
 
 static double falloff(double distance, enum sigmoid sigmoid, double value_at_margin) {

@@ -17,8 +17,8 @@ struct task;
 
 // One thread's simulator: the state of whichever environment it holds at the moment.
 struct task_worker {
-  mjData *data;  // null for tasks without physics
-  double *extra; // [kind->extra_size]: what the task keeps beside the physics (targets, clip, phase)
+  mjData *data;   // null for tasks without physics
+  double *extra;  // [kind->extra_size]: what the task keeps beside the physics (targets, clip, phase)
   double *buffer; // [obs_dim + action_dim] scratch
 };
 
@@ -32,7 +32,7 @@ struct task_kind {
   int obs_dim, action_dim;                             // checked against the model
   int episode_length;                                  // control steps
   int extra_size;
-  struct error *(*prepare)(struct task *task);         // after loading: finds ids, adjusts the model; may be null
+  struct error *(*prepare)(struct task *task); // after loading: finds ids, adjusts the model; may be null
   void (*reset)(const struct task *task, struct task_worker *w, struct rng_stream draws); // before mj_forward
   void (*advance)(const struct task *task, struct task_worker *w, const double *action);  // null: substeps of mj_step
   void (*observe)(const struct task *task, const struct task_worker *w, double *obs);

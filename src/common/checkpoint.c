@@ -188,8 +188,7 @@ void checkpoint_library_version(char *text, size_t size) {
 static hid_t text_type(size_t length, H5T_str_t padding) {
   const hid_t type = H5Tcopy(H5T_C_S1);
   if (type < 0) return type;
-  if (H5Tset_size(type, length) >= 0 && H5Tset_strpad(type, padding) >= 0 &&
-      H5Tset_cset(type, H5T_CSET_UTF8) >= 0)
+  if (H5Tset_size(type, length) >= 0 && H5Tset_strpad(type, padding) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0)
     return type;
   H5Tclose(type);
   return -1;
@@ -665,34 +664,42 @@ struct error *checkpoint_load(const char *path, struct checkpoint *c) {
   return error_prefix(e, "%s", path);
 }
 
+// Loads file `iteration` of DIR into a path that the caller frees.
+static struct error *load_numbered(const char *dir, int64_t iteration, struct checkpoint *c, char **path) {
+  char name[CHECKPOINT_NAME_BYTES];
+  checkpoint_name(iteration, name);
+  if (asprintf(path, "%s/%s", dir, name) < 0) {
+    *path = NULL;
+    return error_no_memory("a path");
+  }
+  struct error *e = checkpoint_load(*path, c);
+  if (e == NULL) return NULL;
+  free(*path);
+  *path = NULL;
+  return e;
+}
+
 struct error *checkpoint_load_latest(const char *dir, struct checkpoint *c, bool *found, char **path,
                                      void (*skipped)(void *context, const char *line), void *context) {
   int64_t *iterations;
-  size_t count;
+  size_t count, tried = 0;
   *c = (struct checkpoint){0};
   *found = false;
   *path = NULL;
-  struct error *newest = NULL; // what is wrong with the newest one
   struct error *e = checkpoint_list(dir, &iterations, &count);
-  for (size_t i = 0; e == NULL && !*found && i < count; ++i) {
-    char name[CHECKPOINT_NAME_BYTES], *file = NULL;
-    checkpoint_name(iterations[i], name);
-    if (asprintf(&file, "%s/%s", dir, name) < 0) {
-      e = error_no_memory("a path");
-      break;
-    }
-    struct error *broken = checkpoint_load(file, c);
-    *found = broken == NULL;
-    if (*found) *path = file;
-    else free(file);
-    if (broken != NULL && skipped != NULL) skipped(context, broken->text);
-    if (newest == NULL) newest = broken;
-    else error_free(broken);
+  struct error **broken = e == NULL ? calloc(count + 1, sizeof *broken) : NULL;
+  if (e == NULL && broken == NULL) e = error_no_memory("a folder's list");
+  for (; e == NULL && !*found && tried < count; tried += !*found) {
+    broken[tried] = load_numbered(dir, iterations[tried], c, path);
+    *found = broken[tried] == NULL;
   }
+  // What was passed over is news only where something was found behind it; else it is the error.
+  for (size_t i = 0; *found && skipped != NULL && i < tried; ++i) skipped(context, broken[i]->text);
+  if (e == NULL && !*found && count > 0)
+    e = error_new(EXIT_CODE_FAILED, "no checkpoint in %s can be loaded (%zu tried); %s", dir, count, broken[0]->text);
+  for (size_t i = 0; i < tried; ++i) error_free(broken[i]);
+  free((void *)broken);
   free(iterations);
-  if (e == NULL && newest != NULL && !*found)
-    e = error_new(EXIT_CODE_FAILED, "no checkpoint in %s can be loaded (%zu tried); %s", dir, count, newest->text);
-  error_free(newest);
   return e;
 }
 

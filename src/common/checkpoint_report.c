@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/text.h"
+
 static size_t tensor_size(const struct tensor_name *t) { return (size_t)t->rows * (size_t)(t->cols ? t->cols : 1); }
 
 // --- The first difference ---
@@ -138,45 +140,15 @@ char *checkpoint_difference(const struct checkpoint *a, const struct checkpoint 
 
 // --- Descriptions. The texts come from a file: nothing in them may reach a terminal's controls or break JSON ---
 
-// Bytes of the UTF-8 character at `s` (its shortest form, no surrogate), 0 where there is none.
-static size_t utf8_length(const unsigned char *s) {
-  if (s[0] < 0x80) return s[0] != '\0';
-  const size_t length = s[0] >= 0xc2 && s[0] <= 0xdf   ? 2
-                        : (s[0] & 0xf0) == 0xe0        ? 3
-                        : s[0] >= 0xf0 && s[0] <= 0xf4 ? 4
-                                                       : 0;
-  for (size_t i = 1; i < length; ++i)
-    if ((s[i] & 0xc0) != 0x80) return 0;
-  const bool overlong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xf0 && s[1] < 0x90);
-  const bool beyond = (s[0] == 0xed && s[1] >= 0xa0) || (s[0] == 0xf4 && s[1] >= 0x90);
-  return overlong || beyond ? 0 : length;
-}
-
-static bool is_control(const unsigned char *s) { return s[0] < 0x20 || s[0] == 0x7f || (s[0] == 0xc2 && s[1] < 0xa0); }
-
-static void print_json_text(const char *text, FILE *out) {
-  fputc('"', out);
-  for (const unsigned char *s = (const unsigned char *)(text ? text : ""); *s != '\0';) {
-    const size_t length = utf8_length(s);
-    if (*s == '"' || *s == '\\') fprintf(out, "\\%c", *s);
-    else if (*s == '\n') fputs("\\n", out);
-    else if (length == 0) fputs("\\ufffd", out);
-    else if (is_control(s)) fprintf(out, "\\u%04x", length == 1 ? s[0] : s[1]);
-    else fwrite(s, 1, length, out);
-    s += length ? length : 1;
-  }
-  fputc('"', out);
-}
-
 // Lines begin with `margin`; the last one ends here also where the text does not.
 static void print_lines(const char *text, const char *margin, FILE *out) {
   bool begins = true;
   for (const unsigned char *s = (const unsigned char *)(text ? text : ""); *s != '\0';) {
-    const size_t length = utf8_length(s);
+    const size_t length = text_character(s);
     if (begins) fputs(margin, out);
     begins = *s == '\n';
     if (begins || *s == '\t') fputc(*s, out);
-    else if (length == 0 || is_control(s)) fputc('?', out);
+    else if (length == 0 || text_is_control(s)) fputc('?', out);
     else fwrite(s, 1, length, out);
     s += length ? length : 1;
   }
@@ -202,9 +174,9 @@ static int64_t file_size(const char *path) {
 
 static void describe_json(const struct checkpoint *c, const char *path, FILE *out) {
   fputs("{\"path\": ", out);
-  print_json_text(path, out);
+  text_print_json(path, out);
   fprintf(out, ", \"bytes\": %" PRId64 ", \"format\": %d, \"task\": ", file_size(path), CHECKPOINT_FORMAT_VERSION);
-  print_json_text(c->task_name, out);
+  text_print_json(c->task_name, out);
   fprintf(out, ", \"iteration\": %" PRId64 ", \"env_steps\": %" PRId64 ", \"episodes\": %" PRId64, c->iteration,
           c->env_steps, c->episodes);
   print_json_number("wall_seconds", c->wall_seconds, out);
@@ -215,7 +187,7 @@ static void describe_json(const struct checkpoint *c, const char *path, FILE *ou
     const struct tensor_name *t = &c->tensors[i];
     const size_t size = tensor_size(t);
     fputs(i ? ", {\"name\": " : "{\"name\": ", out);
-    print_json_text(t->name, out);
+    text_print_json(t->name, out);
     if (t->cols) fprintf(out, ", \"shape\": [%d, %d]", t->rows, t->cols);
     else fprintf(out, ", \"shape\": [%d]", t->rows);
     print_json_number("norm", norm(c->parameters + t->offset, size), out);
@@ -226,7 +198,7 @@ static void describe_json(const struct checkpoint *c, const char *path, FILE *ou
   fprintf(out, "], \"obs_dim\": %d", c->obs_dim);
   print_json_number("normalizer_count", c->normalizer_count, out);
   fprintf(out, ", \"envs\": %" PRId64 ", \"state_size\": %" PRId64 ", \"config\": ", c->envs, c->state_size);
-  print_json_text(c->config_text, out);
+  text_print_json(c->config_text, out);
   fputs("}\n", out);
 }
 

@@ -8,21 +8,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/text.h"
+
 // What error_new returns when there is no memory to say anything better. Never written to, never freed.
 static struct error out_of_memory = {.code = EXIT_CODE_FAILED, .text = (char[]){"out of memory"}};
 
-// Bytes of the printable UTF-8 character at `s`, or 0 where a terminal or a log should not see the byte as it is:
-// control characters (C0, DEL, C1), the Unicode line separators, and anything that is not UTF-8.
+// Bytes of the character at `s`, or 0 where a terminal or a log should not see the byte as it is: control characters, the
+// Unicode line separators, and anything that is not UTF-8.
 static size_t printable_length(const unsigned char *s) {
-  if (s[0] < 0x80) return s[0] >= 0x20 && s[0] != 0x7f;
-  size_t length = s[0] >= 0xc2 && s[0] <= 0xdf ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] <= 0xf4 ? 4 : 0;
-  for (size_t i = 1; i < length; i++)
-    if ((s[i] & 0xc0) != 0x80) return 0; // also stops at the terminating zero
-  bool overlong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xf0 && s[1] < 0x90);
-  bool too_high = (s[0] == 0xed && s[1] >= 0xa0) || (s[0] == 0xf4 && s[1] >= 0x90);
-  bool c1 = s[0] == 0xc2 && s[1] < 0xa0;
-  bool separator = s[0] == 0xe2 && s[1] == 0x80 && (s[2] == 0xa8 || s[2] == 0xa9);
-  return overlong || too_high || c1 || separator ? 0 : length;
+  const size_t length = text_character(s);
+  const bool separator = length == 3 && s[0] == 0xe2 && s[1] == 0x80 && (s[2] == 0xa8 || s[2] == 0xa9);
+  return separator || text_is_control(s) ? 0 : length;
 }
 
 // A copy of `text` on one line: what a message quotes from a file or a command line cannot break it. Null: no memory.

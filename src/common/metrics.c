@@ -18,35 +18,46 @@ static bool is_a_persons_terminal(void) {
   return isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
 }
 
-// Copies the lines up to `iteration` from `in` to `out`.
-static int copy_kept_lines(FILE *in, FILE *out, int64_t iteration) {
+// The iteration of a whole line; -1 for any other text.
+static int64_t iteration_of(const char *line) {
+  int64_t iteration;
+  const bool whole = strchr(line, '\n') != NULL && sscanf(line, "{\"iteration\": %" SCNd64, &iteration) == 1;
+  return whole ? iteration : -1;
+}
+
+// Copies the whole lines of iterations before `end`; false, with errno, when that fails.
+static bool copy_lines_before(FILE *in, FILE *out, int64_t end) {
   char *line = NULL;
   size_t capacity = 0;
-  ssize_t length;
-  while ((length = getline(&line, &capacity, in)) > 0) {
-    int64_t of_line;
-    if (line[length - 1] != '\n' || sscanf(line, "{\"iteration\": %" SCNd64, &of_line) != 1) continue;
-    if (of_line <= iteration) fputs(line, out);
+  while (getline(&line, &capacity, in) > 0) {
+    const int64_t iteration = iteration_of(line);
+    if (iteration > 0 && iteration < end) fputs(line, out);
   }
   free(line);
-  return ferror(in) || ferror(out);
+  return !ferror(in) && !ferror(out);
 }
 
-static struct error *drop_later_lines(const char *path, int64_t iteration) {
-  FILE *in = fopen(path, "r");
-  if (in == NULL) return NULL; // nothing yet
+static struct error *rewrite(const char *path, const char *recent, int64_t iteration) {
+  const int64_t first = iteration_of(recent);
   char temporary[PATH_BYTES + 8];
   snprintf(temporary, sizeof temporary, "%s.tmp", path);
-  FILE *out = fopen(temporary, "w");
-  int failed = out == NULL || copy_kept_lines(in, out, iteration);
-  fclose(in);
-  if (out != NULL) failed |= fclose(out) != 0;
-  if (!failed) failed = rename(temporary, path) != 0;
-  return failed ? error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno)) : NULL;
+  FILE *in = fopen(path, "r");
+  bool good = in != NULL || errno == ENOENT;
+  FILE *out = good ? fopen(temporary, "w") : NULL;
+  good = out != NULL;
+  if (good && in != NULL) good = copy_lines_before(in, out, first > 0 ? first : iteration + 1);
+  if (good) good = fputs(recent, out) >= 0;
+  if (out != NULL) good = fclose(out) == 0 && good;
+  if (in != NULL) fclose(in);
+  if (good) good = rename(temporary, path) == 0;
+  if (good) return NULL;
+  struct error *e = error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno));
+  remove(temporary);
+  return e;
 }
 
-struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration, int64_t total_iterations,
-                           int64_t total_env_steps, double log_interval) {
+struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration, const char *recent,
+                           int64_t total_iterations, int64_t total_env_steps, double log_interval) {
   char path[PATH_BYTES];
   *m = (struct metrics){.log_interval = log_interval,
                         .last_return = NAN,
@@ -58,9 +69,12 @@ struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration
   m->last_log = m->started;
   if (snprintf(path, sizeof path, "%s/metrics.jsonl", run) >= (int)sizeof path)
     return error_new(EXIT_CODE_USAGE, "the run folder's name is too long: %.200s..", run);
-  TRY(drop_later_lines(path, iteration));
+  TRY(rewrite(path, recent, iteration));
   m->recent = calloc(1, RECENT_BYTES + LINE_BYTES);
   if (m->recent == NULL) return error_no_memory("metrics");
+  m->recent_size = strlen(recent);
+  if (m->recent_size <= RECENT_BYTES) memcpy(m->recent, recent, m->recent_size);
+  else m->recent_size = 0;
   m->file = fopen(path, "a");
   return m->file ? NULL : error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno));
 }

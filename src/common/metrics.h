@@ -33,10 +33,11 @@ struct metrics {
   bool bar;
 };
 
-// Opens RUN/metrics.jsonl to append. Lines of iterations after `iteration` (done again after a resume) and a torn last
-// line are dropped.
-struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration, int64_t total_iterations,
-                           int64_t total_env_steps, double log_interval) MUST_USE;
+// Opens RUN/metrics.jsonl to append. recent: the newest lines up to `iteration`, as the checkpoint has them ("" before the
+// first). They take the place of all lines from their first iteration on: what the file has beyond the checkpoint is
+// done again, and what it lost at its end is back.
+struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration, const char *recent,
+                           int64_t total_iterations, int64_t total_env_steps, double log_interval) MUST_USE;
 void metrics_close(struct metrics *m);
 
 // Appends and flushes one line, and shows it: on a terminal the bar is redrawn, elsewhere one plain line an interval.

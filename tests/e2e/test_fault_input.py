@@ -237,6 +237,7 @@ class Text(Input):
         empty.mkdir()
         self.refused("bench", "wire", missing, ranks=2, fragments=["cannot read"])
         self.refused("bench", "wire", config, "--nonsense", ranks=2, fragments=["--nonsense"])
+        self.refused("bench", "update", config, ranks=2, fragments=["without mpirun"])
         self.refused("bench", "wire", config, ranks=2, code=FAILED, fragments=[empty], env={"FLOWRANK_ASSETS": empty})
 
 

@@ -49,9 +49,9 @@ struct states {
       next_reward, next_done;
 };
 enum { STATE_ARRAYS = sizeof(struct states) / sizeof(struct golden_array) };
-static const char *const STATE_NAMES[STATE_ARRAYS] = {
-    "qpos",   "qvel",      "ctrl",      "act",      "mocap_pos",   "obs",      "reward",
-    "done",   "action",    "next_qpos", "next_qvel", "next_obs",   "next_reward", "next_done"};
+static const char *const STATE_NAMES[STATE_ARRAYS] = {"qpos",      "qvel",     "ctrl",        "act",      "mocap_pos",
+                                                      "obs",       "reward",   "done",        "action",   "next_qpos",
+                                                      "next_qvel", "next_obs", "next_reward", "next_done"};
 
 static void read_states(const char *name, struct states *s) {
   char file[256];

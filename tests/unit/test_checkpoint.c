@@ -21,8 +21,8 @@
 // --- Faults: these stand before the C library's functions of the same names, for the code under test too ---
 
 static struct {
-  ssize_t disk_left;     // bytes that write still takes before ENOSPC; negative: no limit
-  size_t write_at_most;  // bytes a write takes; 0: all
+  ssize_t disk_left;    // bytes that write still takes before ENOSPC; negative: no limit
+  size_t write_at_most; // bytes a write takes; 0: all
   int fsync_error, link_error, rename_error, folder_fsync_error;
   int fsyncs, folder_fsyncs;
   int kill_at; // SIGKILL before the n-th of these calls, counted from 1; 0: never
@@ -340,7 +340,7 @@ static void equal_content_makes_equal_bytes(void **state) {
   for (int i = 0; i < 2; ++i) {
     write_sample(7);
     bytes[i] = read_all(in_dir("000000007.h5"), &sizes[i]);
-    sleep(1); // so that a time stamp would show
+    sleep(1);                                           // so that a time stamp would show
     for (size_t size = 16; size < 1 << 20; size *= 2) { // so that memory which nobody set would show
       void *noise = malloc(size);
       assert_non_null(noise);
@@ -1060,8 +1060,14 @@ static void best_is_a_copy_where_links_are_not_to_be_had(void **state) {
 
 static void leftovers_are_swept(void **state) {
   (void)state;
-  static const char *const stay[] = {"000000001.h5.7.tmp", ".000000001.h5.tmp", ".000000001.h5.x7.tmp", ".7.tmp",
-                                     "best.h5",            ".h5.7.tmpx",        "metrics.tmp",          ".tmp"};
+  static const char *const stay[] = {"000000001.h5.7.tmp",
+                                     ".000000001.h5.tmp",
+                                     ".000000001.h5.x7.tmp",
+                                     ".7.tmp",
+                                     "best.h5",
+                                     ".h5.7.tmpx",
+                                     "metrics.tmp",
+                                     ".tmp"};
   static const char *const go[] = {".000000001.h5.7.tmp", ".best.h5.12345.tmp", ".1000000000.h5.1.tmp"};
   for (size_t i = 0; i < COUNT_OF(stay); ++i) write_all(in_dir(stay[i]), "x", 1);
   for (size_t i = 0; i < COUNT_OF(go); ++i) write_all(in_dir(go[i]), "x", 1);
@@ -1322,7 +1328,8 @@ static void description_of_hostile_text_is_harmless(void **state) {
   free(text);
   text = described(&c, NULL, false);
   has(text, "checkpoint    -\n");
-  has(text, "  a?[2Jb\tc\\????" "?\n");
+  has(text, "  a?[2Jb\tc\\????"
+            "?\n");
   has(text, "task          \"?\n");
   free(text);
   checkpoint_free(&c);

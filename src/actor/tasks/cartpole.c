@@ -3,8 +3,8 @@
 
 #include "actor/tasks/tasks.h"
 
-enum { SLIDER, HINGE };                   // addresses in qpos and qvel
-enum { POLE_BODY };                       // in task->id
+enum { SLIDER, HINGE }; // addresses in qpos and qvel
+enum { POLE_BODY };     // in task->id
 
 static struct error *prepare(struct task *task) { return task_find(task, mjOBJ_BODY, "pole_1", &task->id[POLE_BODY]); }
 
