@@ -64,7 +64,7 @@ void gaussian_policy_forward(const struct gaussian_policy *p, const float *param
     float log_density = 0, disorder = 0;
     for (size_t d = 0; d < dims; ++d) {
       const float scale = softplus(s[d]) + SCALE_FLOOR, log_scale = logf(scale), z = (a[d] - loc[d]) / scale;
-      log_density += -0.5f * z * z - log_scale - HALF_LOG_TWO_PI - log_tanh_slope(a[d]);
+      log_density += -0.5f * z * z - log_scale - HALF_LOG_TWO_PI;
       if (noise != NULL) disorder += UNIT_ENTROPY + log_scale + log_tanh_slope(loc[d] + scale * noise[r * dims + d]);
     }
     log_prob[r] = log_density;

@@ -1,5 +1,5 @@
-// The Gaussian policy: a network for the mean and the deviation of the raw action, its log-probability and entropy with
-// the correction for tanh, and their gradient. Brax's NormalTanhDistribution; docs/algorithm.md §5.
+// The Gaussian policy: a network for the mean and the deviation of the raw action, its log-probability, the entropy of
+// tanh(action), and their gradient. After Brax's NormalTanhDistribution; docs/algorithm.md §5.
 #ifndef FLOWRANK_GAUSSIAN_POLICY_H
 #define FLOWRANK_GAUSSIAN_POLICY_H
 
@@ -30,7 +30,8 @@ void gaussian_workspace_free(struct gaussian_workspace *w);
 void gaussian_policy_sample(const struct gaussian_policy *p, const float *parameters, int rows, const float *obs,
                             struct gaussian_workspace *w, float *x);
 
-// log_prob [rows]: of tanh(action) for the raw action [rows, A]. entropy [rows]: that of the Gaussian and the log
+// log_prob [rows]: log density of the raw action [rows, A]; that of tanh(action) differs by a term of the action alone,
+// which no ratio and no gradient sees. entropy [rows]: that of the Gaussian and the log
 // determinant of tanh at the sample loc + scale·noise, noise [rows, A]; both null: not wanted.
 void gaussian_policy_forward(const struct gaussian_policy *p, const float *parameters, int rows, const float *obs,
                              const float *action, const float *noise, struct gaussian_workspace *w, float *log_prob,
