@@ -328,7 +328,7 @@ static void print_wire(const struct trajectory_layout *l, double rate, int last,
 }
 
 struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) {
-  struct trajectory_layout l;
+  struct trajectory_layout l = {0};
   struct trajectory t = {0};
   double rate = NAN;
   struct error *e = comm_agree(comm, wire_init(config, &l, &t));
