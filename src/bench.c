@@ -84,18 +84,27 @@ static void rollout_bench_free(struct rollout_bench *b) {
   free(b->start);
 }
 
-// The physics alone: the recorded actions again from the same states, each environment through its steps.
+// The physics alone, of the very states that the collection went through: each environment from where it began, with
+// the recorded actions, and with the resets where its episodes ended (some tasks let the physics settle in them).
 static void bare_physics(struct rollout_bench *b) {
   const struct rollout *r = &b->rollout;
-  const size_t act = (size_t)b->task->action_dim, steps = (size_t)r->sizes.steps;
+  const struct task *task = b->task;
+  const size_t act = (size_t)task->action_dim, steps = (size_t)r->sizes.steps;
   const size_t columns = (size_t)r->layout.action_columns;
   mjData *d = b->worker.task.data;
   for (size_t e = 0; e < (size_t)r->sizes.envs; ++e) {
-    task_load(b->task, &b->worker.task, b->start + e * r->layout.state_size + ENV_HEADER + b->task->obs_dim);
-    for (size_t s = 0; s < steps; ++s) {
-      const float *raw = b->trajectory.action + (e * steps + s + 1) * columns - act;
-      for (size_t i = 0; i < act; ++i) d->ctrl[i] = (double)raw[i];
-      for (int i = 0; i < b->task->substeps; ++i) mj_step(b->task->model, d);
+    double *env = b->start + e * r->layout.state_size, *state = env + ENV_HEADER + task->obs_dim;
+    const bool first = b->config.task.reset == RESET_FIRST_STATE;
+    uint32_t episode = (uint32_t)env[ENV_EPISODE];
+    task_load(task, &b->worker.task, state);
+    for (size_t row = e * steps; row < (e + 1) * steps; ++row) {
+      const float *action = b->trajectory.action + (row + 1) * columns - act;
+      for (size_t i = 0; i < act; ++i) d->ctrl[i] = (double)action[i];
+      for (int i = 0; i < task->substeps; ++i) mj_step(task->model, d);
+      if (b->trajectory.flags[row] == 0) continue;
+      episode = first ? 0 : episode + 1;
+      task_reset(task, &b->worker.task, rng_stream((uint64_t)b->config.seed, RNG_RESET, (uint32_t)e, episode), state,
+                 b->worker.obs);
     }
   }
 }
@@ -149,7 +158,7 @@ static void print_rollout(const struct rollout_bench *b, struct rollout_times *t
                  "\"ratio\": %.4f, \"sgemm_flops\": %.6g, \"inference_flops_per_step\": %.6g, "
                  "\"physics_share\": %.4f, \"sampler_share\": %.4f}\n"
                : "%s, one core\n"
-                 "bare physics         %12.0f mj_step/s\n"
+                 "bare physics         %12.0f mj_step/s (resets included)\n"
                  "with policy          %12.0f environment steps/s\n"
                  "achieved / limit     %12.2f  (limit: bare physics + inference operations at the sgemm peak)\n"
                  "sgemm peak           %12.3g operations/s\n"
@@ -330,7 +339,7 @@ static void print_wire(const struct trajectory_layout *l, double rate, int last,
 }
 
 struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) {
-  struct trajectory_layout l;
+  struct trajectory_layout l = {0};
   struct trajectory t = {0};
   double rate = NAN;
   struct error *e = comm_agree(comm, wire_init(config, &l, &t));

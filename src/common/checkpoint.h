@@ -53,9 +53,9 @@ struct error *checkpoint_write(const char *dir, const struct checkpoint *c, int6
 // Loads and verifies one file. Errors name the file and what is wrong with it (not HDF5, torn, checksum, version, field).
 struct error *checkpoint_load(const char *path, struct checkpoint *c) MUST_USE;
 
-// Loads the newest file of DIR that verifies, trying newest to oldest; `skipped` (may be null) is called with one line
+// Loads the newest file of DIR that verifies, trying newest to oldest; then `skipped` (may be null) is called with one line
 // per file passed over. *found is false, without error, when DIR holds no numbered checkpoint at all.
-// Errors: all of them are broken.
+// Errors: all of them are broken (says what is wrong with the newest).
 struct error *checkpoint_load_latest(const char *dir, struct checkpoint *c, bool *found, char **path,
                                      void (*skipped)(void *context, const char *line), void *context) MUST_USE;
 

@@ -65,28 +65,44 @@ void mlp_tape_free(struct mlp_tape *tape) {
   memset(tape, 0, sizeof *tape);
 }
 
+// SiLU(x) and SiLU'(x).
+static inline simd silu(simd x, simd *slope) {
+  const simd sigmoid = simd_sigmoid(x), y = x * sigmoid;
+  *slope = SIMD_FMA(y, 1.0f - sigmoid, sigmoid);
+  return y;
+}
+
+// The columns from `first` on, fewer than a vector.
+static void bias_silu_tail(int rows, int columns, int first, const float *restrict bias, float *restrict z,
+                           float *restrict slope) {
+  const size_t part = (size_t)(columns - first);
+  const simd b = simd_load_part(bias + first, part);
+  for (int r = 0; r < rows; ++r) {
+    const size_t at = (size_t)r * (size_t)columns + (size_t)first;
+    simd dy;
+    simd_store_part(z + at, silu(simd_load_part(z + at, part) + b, &dy), part);
+    if (slope) simd_store_part(slope + at, dy, part);
+  }
+}
+
+// The columns in whole vectors. Nothing but arithmetic is in the loop, so that its constants stay in registers.
+static inline void bias_silu_body(int rows, int columns, const float *restrict bias, float *restrict z,
+                                  float *restrict slope) {
+  const size_t stride = (size_t)columns, whole = stride / SIMD_LANES * SIMD_LANES;
+  for (size_t r = 0; r < (size_t)rows; ++r)
+    for (size_t c = 0; c < whole; c += SIMD_LANES) {
+      simd dy;
+      simd_store(z + r * stride + c, silu(simd_load(z + r * stride + c) + simd_load(bias + c), &dy));
+      if (slope) simd_store(slope + r * stride + c, dy);
+    }
+}
+
 // z [rows, columns] → SiLU(z + bias) in place; slope (may be null) gets SiLU'(z + bias).
 static void bias_silu(int rows, int columns, const float *restrict bias, float *restrict z, float *restrict slope) {
-  for (int r = 0; r < rows; ++r) {
-    float *row = z + (size_t)r * (size_t)columns;
-    float *slope_row = slope ? slope + (size_t)r * (size_t)columns : NULL;
-    for (int c = 0; c < columns; c += SIMD_LANES) {
-      const size_t part = (size_t)(columns - c < SIMD_LANES ? columns - c : SIMD_LANES);
-      const int whole = part == SIMD_LANES;
-      const simd x = whole ? simd_load(row + c) + simd_load(bias + c)
-                           : simd_load_part(row + c, part) + simd_load_part(bias + c, part);
-      const simd sigmoid = simd_sigmoid(x);
-      const simd y = x * sigmoid;
-      const simd dy = sigmoid + y * (1.0f - sigmoid);
-      if (whole) {
-        simd_store(row + c, y);
-        if (slope_row) simd_store(slope_row + c, dy);
-      } else {
-        simd_store_part(row + c, y, part);
-        if (slope_row) simd_store_part(slope_row + c, dy, part);
-      }
-    }
-  }
+  if (slope) bias_silu_body(rows, columns, bias, z, slope);
+  else bias_silu_body(rows, columns, bias, z, NULL);
+  const int whole = columns / SIMD_LANES * SIMD_LANES;
+  if (whole < columns) bias_silu_tail(rows, columns, whole, bias, z, slope);
 }
 
 static void add_bias(int rows, int columns, const float *restrict bias, float *restrict z) {

@@ -7,7 +7,7 @@
 #include "learner/advantage.h"
 
 // Rows worked at once: enough for the matrix products to run at full rate, few enough for activations to stay in cache.
-enum { VALUE_BLOCK_ROWS = 256, POLICY_BLOCK_TERMS = 512 };
+enum { VALUE_BLOCK_ROWS = 512, POLICY_BLOCK_TERMS = 512 };
 
 struct objective_workspace {
   int value_unrolls, value_rows; // a value block: unrolls; rows with the last and final observations
