@@ -233,8 +233,10 @@ static void gather_actions(const struct learner *l, struct gather *g, int shard,
     memcpy(g->action + i * length * act, t->action + from.row * act, length * act * sizeof(float));
     memcpy(old, t->old_log_prob + from.row * columns, length * columns * sizeof(float));
     for (size_t s = 0; s < length; ++s)
-      p->method->draw(p, env, step + (uint32_t)s, g->eps + (i * length + s) * noises, g->t + (i * length + s) * times,
-                      old + s * ratios);
+      p->method->draw(p, env, step + (uint32_t)s,
+                      (struct policy_draws){.eps = g->eps + (i * length + s) * noises,
+                                            .t = g->t + (i * length + s) * times,
+                                            .old = old + s * ratios});
   }
 }
 
