@@ -134,9 +134,9 @@ void gridworld_position(const double *state, int *x, int *y) {
   .observation = "position x, y from the centre, divided by 12",                                                       \
   .reward_text = "20 in a goal cell, -10 in a death cell, else 0; each number of the action is rounded to a step of "  \
                  "-1, 0 or 1; a step into a wall stays",                                                               \
-  .termination = "in a goal or death cell; truncated after the episode length", .control_dt = 1, .physics_dt = 1,      \
-  .obs_dim = STATE_SIZE, .action_dim = 2, .extra_size = STATE_SIZE, .episode_length = 100, .parameter = (layout),      \
-  .reset = reset, .advance = advance, .observe = observe, .reward = reward, .terminated = terminated
+  .termination = "in a goal or death cell; truncated after the episode length", .obs_dim = STATE_SIZE,                 \
+  .action_dim = 2, .extra_size = STATE_SIZE, .episode_length = 100, .parameter = (layout), .reset = reset,             \
+  .advance = advance, .observe = observe, .reward = reward, .terminated = terminated
 
 static const struct task_kind KINDS[] = {
     {GRIDWORLD(TWO_WALLS), .name = "GridWorldTwoWalls",
