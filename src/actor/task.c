@@ -140,6 +140,13 @@ static struct error *find_objects(struct task *task) {
   return NULL;
 }
 
+// Parts that a model has none of would only cost time in every control step.
+static void name_state(struct task *task) {
+  for (int bit = 0; bit < mjNSTATE; ++bit)
+    if ((STATE_PARTS & 1 << bit) != 0 && mj_stateSize(task->model, 1 << bit) > 0) task->state_parts |= 1 << bit;
+  task->state_size += (size_t)mj_stateSize(task->model, task->state_parts);
+}
+
 struct error *task_open(const char *name, int64_t episode_length, const char *assets, struct task **out) {
   *out = NULL;
   const struct task_kind *kind = NULL;
@@ -163,7 +170,7 @@ struct error *task_open(const char *name, int64_t episode_length, const char *as
     return e;
   }
   task->state_size = (size_t)kind->extra_size;
-  if (task->model != NULL) task->state_size += (size_t)mj_stateSize(task->model, STATE_PARTS);
+  if (task->model != NULL) name_state(task);
   *out = task;
   return NULL;
 }
@@ -196,13 +203,13 @@ void task_worker_free(struct task_worker *w) {
 void task_load(const struct task *task, struct task_worker *w, const double *state) {
   const size_t extra = (size_t)task->kind->extra_size;
   memcpy(w->extra, state, extra * sizeof *state);
-  if (task->model != NULL) mj_setState(task->model, w->data, state + extra, STATE_PARTS);
+  if (task->model != NULL) mj_setState(task->model, w->data, state + extra, task->state_parts);
 }
 
 void task_save(const struct task *task, const struct task_worker *w, double *state) {
   const size_t extra = (size_t)task->kind->extra_size;
   memcpy(state, w->extra, extra * sizeof *state);
-  if (task->model != NULL) mj_getState(task->model, w->data, state + extra, STATE_PARTS);
+  if (task->model != NULL) mj_getState(task->model, w->data, state + extra, task->state_parts);
 }
 
 static void observe(const struct task *task, const struct task_worker *w, float *obs) {

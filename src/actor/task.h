@@ -58,6 +58,7 @@ struct task {
   int obs_dim, action_dim;
   int64_t episode_length; // control steps
   size_t state_size;      // doubles of a saved environment
+  int state_parts;        // of the physics, as mj_getState takes them
   int id[TASK_MAX_IDS];   // of kind->objects, in their order; for a sensor its address in sensordata
 };
 
