@@ -131,10 +131,10 @@ static struct error *check_sizes(const struct task *task) {
 static struct error *find_objects(struct task *task) {
   const struct task_object *o = task->kind->objects;
   for (int i = 0; o != NULL && o[i].name != NULL; ++i) {
-    const int id = mj_name2id(task->model, o[i].type, o[i].name);
+    const int id = mj_name2id(task->model, (int)o[i].type, o[i].name);
     if (id < 0)
       return error_new(EXIT_CODE_FAILED, "model %s has no %s named '%s': it is not the model of %s", task->kind->model,
-                       mju_type2Str(o[i].type), o[i].name, task->kind->source);
+                       mju_type2Str((int)o[i].type), o[i].name, task->kind->source);
     task->id[i] = o[i].type == mjOBJ_SENSOR ? (int)task->model->sensor_adr[id] : id;
   }
   return NULL;

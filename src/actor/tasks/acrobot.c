@@ -14,7 +14,7 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
-  const mjtNum *upper = body_mat(w->data, task->id[UPPER]), *lower = body_mat(w->data, task->id[LOWER]);
+  const mjtNum *upper = body_mat(task, w, UPPER), *lower = body_mat(task, w, LOWER);
   obs[0] = upper[MAT_XZ];
   obs[1] = lower[MAT_XZ];
   obs[2] = upper[MAT_ZZ];
@@ -25,10 +25,8 @@ static void observe(const struct task *task, const struct task_worker *w, double
 // kind->parameter: the margin.
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  const mjtNum *sites = w->data->site_xpos;
-  const double distance = mju_dist3(sites + 3 * task->id[TARGET], sites + 3 * task->id[TIP]);
-  const double radius = task->model->site_size[3 * task->id[TARGET]];
-  return tolerance(distance, 0, radius, task->kind->parameter, SIGMOID_GAUSSIAN, 0.1);
+  const double distance = mju_dist3(site_pos(task, w, TARGET), site_pos(task, w, TIP));
+  return tolerance(distance, 0, site_size(task, TARGET)[0], task->kind->parameter, SIGMOID_GAUSSIAN, 0.1);
 }
 
 #define ACROBOT                                                                                                        \

@@ -19,10 +19,10 @@ static void observe(const struct task *task, const struct task_worker *w, double
 
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  const mjtNum *target = w->data->site_xpos + 3 * task->id[TARGET_SITE];
-  const mjtNum *ball = w->data->xpos + 3 * task->id[BALL_BODY];
-  const mjtNum *size = task->model->site_size + 3 * task->id[TARGET_SITE];
-  const double radius = task->model->geom_size[3 * task->id[BALL_GEOM]];
+  const mjtNum *target = site_pos(task, w, TARGET_SITE);
+  const mjtNum *ball = body_pos(task, w, BALL_BODY);
+  const mjtNum *size = site_size(task, TARGET_SITE);
+  const double radius = geom_size(task, BALL_GEOM)[0];
   return fabs(target[0] - ball[0]) < size[0] - radius && fabs(target[2] - ball[2]) < size[2] - radius;
 }
 

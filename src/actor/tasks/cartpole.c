@@ -21,7 +21,7 @@ static void reset_swingup(const struct task *task, struct task_worker *w, struct
 }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
-  const mjtNum *pole = body_mat(w->data, task->id[POLE]);
+  const mjtNum *pole = body_mat(task, w, POLE);
   obs[0] = w->data->qpos[SLIDER];
   obs[1] = pole[MAT_ZZ];
   obs[2] = pole[MAT_XZ];
@@ -30,7 +30,7 @@ static void observe(const struct task *task, const struct task_worker *w, double
 
 static double dense_reward(const struct task *task, const struct task_worker *w, const double *action) {
   const mjData *d = w->data;
-  const double upright = (body_mat(d, task->id[POLE])[MAT_ZZ] + 1) / 2;
+  const double upright = (body_mat(task, w, POLE)[MAT_ZZ] + 1) / 2;
   const double centered = (1 + tolerance(d->qpos[SLIDER], 0, 0, 2, SIGMOID_GAUSSIAN, 0.1)) / 2;
   const double small_velocity = (1 + tolerance(d->qvel[HINGE], 0, 0, 5, SIGMOID_GAUSSIAN, 0.1)) / 2;
   return upright * centered * small_control(task, action) * small_velocity;
@@ -39,7 +39,7 @@ static double dense_reward(const struct task *task, const struct task_worker *w,
 static double sparse_reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
   return tolerance(w->data->qpos[SLIDER], -0.25, 0.25, 0, SIGMOID_GAUSSIAN, 0.1) *
-         tolerance(body_mat(w->data, task->id[POLE])[MAT_ZZ], 0.995, 1, 0, SIGMOID_GAUSSIAN, 0.1);
+         tolerance(body_mat(task, w, POLE)[MAT_ZZ], 0.995, 1, 0, SIGMOID_GAUSSIAN, 0.1);
 }
 
 #define CARTPOLE                                                                                                       \

@@ -24,7 +24,7 @@ static void observe(const struct task *task, const struct task_worker *w, double
 
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  return tolerance(w->data->sensordata[task->id[VELOCITY]], RUN_SPEED, INFINITY, RUN_SPEED, SIGMOID_LINEAR, 0);
+  return tolerance(*sensor(task, w, VELOCITY), RUN_SPEED, INFINITY, RUN_SPEED, SIGMOID_LINEAR, 0);
 }
 
 static const struct task_kind KINDS[] = {

@@ -39,54 +39,51 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 
 // The target on the circle that the spinner's tip can reach.
 static void place_target(const struct task *task, struct task_worker *w, struct rng_stream draws) {
-  const mjModel *m = task->model;
-  const mjtNum *cap = m->geom_size + 3 * task->id[CAP], *hinge = w->data->xanchor + 3 * task->id[HINGE];
+  const mjtNum *cap = geom_size(task, CAP), *hinge = w->data->xanchor + 3 * (ptrdiff_t)task->id[HINGE];
   const double radius = cap[0] + cap[1] + cap[2], angle = draw_between(draws, 3, -mjPI, mjPI);
-  mjtNum *target = w->data->mocap_pos + 3 * m->body_mocapid[task->id[TARGET_BODY]];
+  mjtNum *target = mocap_pos(task, w, TARGET_BODY);
   target[0] = hinge[0] + radius * sin(angle);
   target[2] = hinge[2] + radius * cos(angle);
 }
 
 // The (x, z) position of a sensor of positions relative to the hinge.
-static void relative(const struct task *task, const mjData *d, int sensor, double *xz) {
-  const mjtNum *at = d->sensordata + task->id[sensor], *hinge = d->sensordata + task->id[SPINNER];
+static void relative(const struct task *task, const struct task_worker *w, int object, double *xz) {
+  const mjtNum *at = sensor(task, w, object), *hinge = sensor(task, w, SPINNER);
   xz[0] = at[0] - hinge[0];
   xz[1] = at[2] - hinge[2];
 }
 
 static void observe_spin(const struct task *task, const struct task_worker *w, double *obs) {
-  const mjtNum *sensor = w->data->sensordata;
-  obs[0] = sensor[task->id[PROXIMAL]];
-  obs[1] = sensor[task->id[DISTAL]];
-  relative(task, w->data, TIP, obs + 2);
+  obs[0] = *sensor(task, w, PROXIMAL);
+  obs[1] = *sensor(task, w, DISTAL);
+  relative(task, w, TIP, obs + 2);
   copy_numbers(obs + 4, w->data->qvel, 3);
-  obs[7] = log1p(sensor[task->id[TOP]]);
-  obs[8] = log1p(sensor[task->id[BOTTOM]]);
+  obs[7] = log1p(*sensor(task, w, TOP));
+  obs[8] = log1p(*sensor(task, w, BOTTOM));
 }
 
 // Signed distance of the tip to the target's surface, negative inside.
-static double target_distance(const struct task *task, const mjData *d) {
+static double target_distance(const struct task *task, const struct task_worker *w) {
   double tip[2], target[2];
-  relative(task, d, TIP, tip);
-  relative(task, d, TARGET, target);
-  return sqrt(pow(target[0] - tip[0], 2) + pow(target[1] - tip[1], 2)) -
-         task->model->site_size[3 * task->id[TARGET_SITE]];
+  relative(task, w, TIP, tip);
+  relative(task, w, TARGET, target);
+  return sqrt(pow(target[0] - tip[0], 2) + pow(target[1] - tip[1], 2)) - site_size(task, TARGET_SITE)[0];
 }
 
 static void observe_turn(const struct task *task, const struct task_worker *w, double *obs) {
   observe_spin(task, w, obs);
-  relative(task, w->data, TARGET, obs + 9);
-  obs[11] = target_distance(task, w->data);
+  relative(task, w, TARGET, obs + 9);
+  obs[11] = target_distance(task, w);
 }
 
 static double reward_spin(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  return w->data->sensordata[task->id[HINGE_VELOCITY]] <= -15.0;
+  return *sensor(task, w, HINGE_VELOCITY) <= -15.0;
 }
 
 static double reward_turn(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  return target_distance(task, w->data) <= 0;
+  return target_distance(task, w) <= 0;
 }
 
 #define FINGER                                                                                                         \

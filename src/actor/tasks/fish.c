@@ -22,35 +22,34 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 }
 
 static void place_target(const struct task *task, struct task_worker *w, struct rng_stream draws) {
-  mjtNum *target = w->data->mocap_pos + 3 * task->model->body_mocapid[task->id[TARGET_BODY]];
+  mjtNum *target = mocap_pos(task, w, TARGET_BODY);
   target[0] = draw_between(draws, 11, -0.4, 0.4);
   target[1] = draw_between(draws, 12, -0.4, 0.4);
   target[2] = draw_between(draws, 13, 0.1, 0.3);
 }
 
 // The target seen from the mouth, in the mouth's frame.
-static void mouth_to_target(const struct task *task, const mjData *d, mjtNum out[3]) {
+static void mouth_to_target(const struct task *task, const struct task_worker *w, mjtNum out[3]) {
   mjtNum global[3];
-  mju_sub3(global, d->geom_xpos + 3 * task->id[TARGET_GEOM], d->geom_xpos + 3 * task->id[MOUTH]);
-  mju_mulMatTVec3(out, d->geom_xmat + 9 * task->id[MOUTH], global);
+  mju_sub3(global, geom_pos(task, w, TARGET_GEOM), geom_pos(task, w, MOUTH));
+  mju_mulMatTVec3(out, w->data->geom_xmat + 9 * (ptrdiff_t)task->id[MOUTH], global);
 }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
   const mjData *d = w->data;
-  obs[0] = body_mat(d, task->id[TORSO])[MAT_ZZ];
+  obs[0] = body_mat(task, w, TORSO)[MAT_ZZ];
   copy_numbers(obs + 1, d->qpos + JOINTS, JOINT_COUNT);
-  mouth_to_target(task, d, obs + 1 + JOINT_COUNT);
+  mouth_to_target(task, w, obs + 1 + JOINT_COUNT);
   copy_numbers(obs + 4 + JOINT_COUNT, d->qvel, 13);
 }
 
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  const mjtNum *size = task->model->geom_size;
-  const double radii = size[3 * task->id[MOUTH]] + size[3 * task->id[TARGET_GEOM]];
+  const double radii = geom_size(task, MOUTH)[0] + geom_size(task, TARGET_GEOM)[0];
   mjtNum to_target[3];
-  mouth_to_target(task, w->data, to_target);
+  mouth_to_target(task, w, to_target);
   const double in_target = tolerance(mju_norm3(to_target), 0, radii, 2 * radii, SIGMOID_GAUSSIAN, 0.1);
-  const double upright = (body_mat(w->data, task->id[TORSO])[MAT_ZZ] + 1) / 2;
+  const double upright = (body_mat(task, w, TORSO)[MAT_ZZ] + 1) / 2;
   return (7 * in_target + upright) / 8;
 }
 

@@ -76,8 +76,9 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
   for (int i = 0; i < GRIDWORLD_SIZE * GRIDWORLD_SIZE; ++i)
     if (gridworld_cell(g, i % GRIDWORLD_SIZE, i / GRIDWORLD_SIZE) == GRIDWORLD_FREE) cell[count++] = i;
   const int chosen = cell[(int)(rng_uniform_at(draws, 0) * count)];
-  w->extra[STATE_X] = chosen % GRIDWORLD_SIZE;
-  w->extra[STATE_Y] = chosen / GRIDWORLD_SIZE;
+  const int x = chosen % GRIDWORLD_SIZE, y = chosen / GRIDWORLD_SIZE;
+  w->extra[STATE_X] = x;
+  w->extra[STATE_Y] = y;
 }
 
 static int on_grid(int position) { return position < 0 ? 0 : position > LAST ? LAST : position; }

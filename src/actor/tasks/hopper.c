@@ -19,24 +19,25 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
   const mjData *d = w->data;
   copy_numbers(copy_numbers(obs, d->qpos + 1, 6), d->qvel, 7);
-  obs[13] = log1p(d->sensordata[task->id[TOE]]);
-  obs[14] = log1p(d->sensordata[task->id[HEEL]]);
+  obs[13] = log1p(*sensor(task, w, TOE));
+  obs[14] = log1p(*sensor(task, w, HEEL));
 }
 
 // Height of the torso's centre of mass above the foot's.
-static double standing(const struct task *task, const mjData *d) {
-  const double height = d->xipos[3 * task->id[TORSO] + 2] - d->xipos[3 * task->id[FOOT] + 2];
+static double standing(const struct task *task, const struct task_worker *w) {
+  const mjtNum *xipos = w->data->xipos;
+  const double height = xipos[3 * (ptrdiff_t)task->id[TORSO] + 2] - xipos[3 * (ptrdiff_t)task->id[FOOT] + 2];
   return tolerance(height, 0.6, 2, 0, SIGMOID_GAUSSIAN, 0.1);
 }
 
 static double reward_hop(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  const double speed = w->data->sensordata[task->id[VELOCITY]];
-  return standing(task, w->data) * tolerance(speed, 2, INFINITY, 1, SIGMOID_LINEAR, 0.5);
+  const double speed = *sensor(task, w, VELOCITY);
+  return standing(task, w) * tolerance(speed, 2, INFINITY, 1, SIGMOID_LINEAR, 0.5);
 }
 
 static double reward_stand(const struct task *task, const struct task_worker *w, const double *action) {
-  return standing(task, w->data) * small_control(task, action);
+  return standing(task, w) * small_control(task, action);
 }
 
 #define HOPPER                                                                                                         \

@@ -18,20 +18,20 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
   (void)task, (void)w, (void)draws;
 }
 
-static double head_height(const struct task *task, const mjData *d) { return d->xpos[3 * task->id[HEAD] + 2]; }
+static double head_height(const struct task *task, const struct task_worker *w) { return body_pos(task, w, HEAD)[2]; }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
   const mjData *d = w->data;
-  const mjtNum *torso = body_mat(d, task->id[TORSO]), *torso_pos = d->xpos + 3 * task->id[TORSO];
+  const mjtNum *torso = body_mat(task, w, TORSO), *torso_pos = body_pos(task, w, TORSO);
   obs = copy_numbers(obs, d->qpos + JOINTS, JOINT_COUNT);
-  *obs++ = head_height(task, d);
+  *obs++ = head_height(task, w);
   for (int i = 0; i < EXTREMITY_COUNT; ++i, obs += 3) {
     mjtNum from_torso[3];
-    mju_sub3(from_torso, d->xpos + 3 * task->id[EXTREMITIES + i], torso_pos);
+    mju_sub3(from_torso, body_pos(task, w, EXTREMITIES + i), torso_pos);
     mju_mulMatTVec3(obs, torso, from_torso);
   }
   obs = copy_numbers(obs, torso + MAT_ZX, 3);
-  obs = copy_numbers(obs, d->sensordata + task->id[VELOCITY], 3);
+  obs = copy_numbers(obs, sensor(task, w, VELOCITY), 3);
   copy_numbers(obs, d->qvel, 27);
 }
 
@@ -48,9 +48,9 @@ static double move(const mjtNum *velocity, double speed) {
 
 // kind->parameter: the speed to reach, 0 for standing still.
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
-  const double speed = task->kind->parameter, upright = body_mat(w->data, task->id[TORSO])[MAT_ZZ];
-  const mjtNum *velocity = w->data->sensordata + task->id[VELOCITY];
-  return tolerance(head_height(task, w->data), 1.4, INFINITY, 1.4 / 4, SIGMOID_GAUSSIAN, 0.1) *
+  const double speed = task->kind->parameter, upright = body_mat(task, w, TORSO)[MAT_ZZ];
+  const mjtNum *velocity = sensor(task, w, VELOCITY);
+  return tolerance(head_height(task, w), 1.4, INFINITY, 1.4 / 4, SIGMOID_GAUSSIAN, 0.1) *
          tolerance(upright, 0.9, INFINITY, 1.9, SIGMOID_LINEAR, 0) *
          (speed > 0 ? move(velocity, speed) : stand_still(velocity)) * small_control(task, action);
 }

@@ -11,7 +11,7 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
-  const mjtNum *pole = body_mat(w->data, task->id[POLE]);
+  const mjtNum *pole = body_mat(task, w, POLE);
   obs[0] = pole[MAT_XZ];
   obs[1] = pole[MAT_ZZ];
   obs[2] = w->data->qvel[0];
@@ -19,7 +19,7 @@ static void observe(const struct task *task, const struct task_worker *w, double
 
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  return tolerance(body_mat(w->data, task->id[POLE])[MAT_ZZ], cos(8 * mjPI / 180), 1, 0, SIGMOID_GAUSSIAN, 0.1);
+  return tolerance(body_mat(task, w, POLE)[MAT_ZZ], cos(8 * mjPI / 180), 1, 0, SIGMOID_GAUSSIAN, 0.1);
 }
 
 static const struct task_kind KINDS[] = {

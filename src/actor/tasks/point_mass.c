@@ -15,9 +15,8 @@ static void observe(const struct task *task, const struct task_worker *w, double
 }
 
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
-  const mjtNum *geoms = w->data->geom_xpos;
-  const double distance = mju_dist3(geoms + 3 * task->id[TARGET], geoms + 3 * task->id[MASS]);
-  const double size = task->model->geom_size[3 * task->id[TARGET]];
+  const double distance = mju_dist3(geom_pos(task, w, TARGET), geom_pos(task, w, MASS));
+  const double size = geom_size(task, TARGET)[0];
   return tolerance(distance, 0, size, size, SIGMOID_GAUSSIAN, 0.1) * small_control(task, action);
 }
 

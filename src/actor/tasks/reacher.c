@@ -26,28 +26,27 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 
 static void place_target(const struct task *task, struct task_worker *w, struct rng_stream draws) {
   const double angle = draw_between(draws, 2, 0, 2 * mjPI), radius = draw_between(draws, 3, 0.05, 0.2);
-  mjtNum *target = w->data->mocap_pos + 3 * task->model->body_mocapid[task->id[TARGET_BODY]];
+  mjtNum *target = mocap_pos(task, w, TARGET_BODY);
   target[0] = radius * sin(angle);
   target[1] = radius * cos(angle);
 }
 
-static void finger_to_target(const struct task *task, const mjData *d, double xy[2]) {
-  const mjtNum *target = d->geom_xpos + 3 * task->id[TARGET_GEOM], *finger = d->geom_xpos + 3 * task->id[FINGER];
+static void finger_to_target(const struct task *task, const struct task_worker *w, double xy[2]) {
+  const mjtNum *target = geom_pos(task, w, TARGET_GEOM), *finger = geom_pos(task, w, FINGER);
   for (int i = 0; i < 2; ++i) xy[i] = target[i] - finger[i];
 }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
   copy_numbers(obs, w->data->qpos, 2);
-  finger_to_target(task, w->data, obs + 2);
+  finger_to_target(task, w, obs + 2);
   copy_numbers(obs + 4, w->data->qvel, 2);
 }
 
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
   double xy[2];
-  finger_to_target(task, w->data, xy);
-  const mjtNum *size = task->model->geom_size;
-  const double radii = size[3 * task->id[TARGET_GEOM]] + size[3 * task->id[FINGER]];
+  finger_to_target(task, w, xy);
+  const double radii = geom_size(task, TARGET_GEOM)[0] + geom_size(task, FINGER)[0];
   return tolerance(sqrt(xy[0] * xy[0] + xy[1] * xy[1]), 0, radii, 0, SIGMOID_GAUSSIAN, 0.1);
 }
 

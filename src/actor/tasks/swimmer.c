@@ -73,24 +73,24 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 // In one of five cases the target is near.
 static void place_target(const struct task *task, struct task_worker *w, struct rng_stream draws) {
   const double box = rng_uniform_at(draws, 8) < 0.2 ? 0.3 : 2.0;
-  mjtNum *target = w->data->mocap_pos + 3 * task->model->body_mocapid[task->id[TARGET_BODY]];
+  mjtNum *target = mocap_pos(task, w, TARGET_BODY);
   for (uint32_t i = 0; i < 2; ++i) target[i] = draw_between(draws, 9 + i, -box, box);
 }
 
 // The target seen from the nose, in the head's frame; its z is left out.
-static void nose_to_target(const struct task *task, const mjData *d, double xy[2]) {
+static void nose_to_target(const struct task *task, const struct task_worker *w, double xy[2]) {
   mjtNum global[3], local[3];
-  mju_sub3(global, d->geom_xpos + 3 * task->id[TARGET_GEOM], d->geom_xpos + 3 * task->id[NOSE]);
-  mju_mulMatTVec3(local, body_mat(d, task->id[HEAD]), global);
+  mju_sub3(global, geom_pos(task, w, TARGET_GEOM), geom_pos(task, w, NOSE));
+  mju_mulMatTVec3(local, body_mat(task, w, HEAD), global);
   xy[0] = local[0];
   xy[1] = local[1];
 }
 
 // A velocimeter's and a gyro's three numbers for each link: of these x, y and the turn around z.
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
-  const mjtNum *velocity = w->data->sensordata + task->id[FIRST_VELOCITY];
+  const mjtNum *velocity = sensor(task, w, FIRST_VELOCITY);
   obs = copy_numbers(obs, w->data->qpos + ROOT_JOINTS, LINK_JOINTS);
-  nose_to_target(task, w->data, obs);
+  nose_to_target(task, w, obs);
   obs += 2;
   for (int link = 0; link < LINKS; ++link, velocity += 6) {
     *obs++ = velocity[0];
@@ -102,8 +102,8 @@ static void observe(const struct task *task, const struct task_worker *w, double
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
   double xy[2];
-  nose_to_target(task, w->data, xy);
-  const double size = task->model->geom_size[3 * task->id[TARGET_GEOM]];
+  nose_to_target(task, w, xy);
+  const double size = geom_size(task, TARGET_GEOM)[0];
   return tolerance(sqrt(xy[0] * xy[0] + xy[1] * xy[1]), 0, size, 5 * size, SIGMOID_LONG_TAIL, 0.1);
 }
 

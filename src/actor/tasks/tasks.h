@@ -4,6 +4,7 @@
 #define FLOWRANK_TASKS_H
 
 #include <math.h>
+#include <stddef.h>
 
 #include "actor/task.h"
 
@@ -21,21 +22,48 @@ extern const struct task_family acrobot_family, ball_in_cup_family, cartpole_fam
 #define PLAYGROUND(file) "MuJoCo Playground 0.2.0, dm_control_suite/" file
 #define ENDS_BY_NAN "none but a NaN in the physics; truncated after the episode length"
 
-// Entries of a body's 3x3 rotation matrix, row-major: xz is the x component of its z axis.
+// What a worker's simulator says of one of kind->objects: position [3], rotation [3x3, row-major], size [3], sensor
+// numbers, and the place to move a mocap body [3].
+static inline const mjtNum *body_pos(const struct task *task, const struct task_worker *w, int object) {
+  return w->data->xpos + 3 * (ptrdiff_t)task->id[object];
+}
+static inline const mjtNum *body_mat(const struct task *task, const struct task_worker *w, int object) {
+  return w->data->xmat + 9 * (ptrdiff_t)task->id[object];
+}
+static inline const mjtNum *geom_pos(const struct task *task, const struct task_worker *w, int object) {
+  return w->data->geom_xpos + 3 * (ptrdiff_t)task->id[object];
+}
+static inline const mjtNum *geom_size(const struct task *task, int object) {
+  return task->model->geom_size + 3 * (ptrdiff_t)task->id[object];
+}
+static inline const mjtNum *site_pos(const struct task *task, const struct task_worker *w, int object) {
+  return w->data->site_xpos + 3 * (ptrdiff_t)task->id[object];
+}
+static inline const mjtNum *site_size(const struct task *task, int object) {
+  return task->model->site_size + 3 * (ptrdiff_t)task->id[object];
+}
+static inline const mjtNum *sensor(const struct task *task, const struct task_worker *w, int object) {
+  return w->data->sensordata + task->id[object];
+}
+static inline mjtNum *mocap_pos(const struct task *task, const struct task_worker *w, int object) {
+  return w->data->mocap_pos + 3 * (ptrdiff_t)task->model->body_mocapid[task->id[object]];
+}
+
+// Entries of a rotation matrix: xz is the x component of the z axis.
 enum { MAT_XX = 0, MAT_XZ = 2, MAT_ZX = 6, MAT_ZZ = 8 };
-static inline const mjtNum *body_mat(const mjData *d, int body) { return d->xmat + 9 * body; }
 
 static inline double draw_between(struct rng_stream draws, uint32_t index, double low, double high) {
   return low + (high - low) * rng_uniform_at(draws, index);
 }
 
-// Draws joint positions uniformly in their ranges, joints first..first+count-1 of one coordinate each; draw j for joint
-// j. A joint's position stands at jnt_qposadr.
+// Draws joint positions uniformly in their ranges, joints first..first+count-1, which have one coordinate each; draw j
+// for joint j.
 static inline void draw_joints(const struct task *task, struct task_worker *w, struct rng_stream draws, int first,
                                int count) {
-  const mjModel *m = task->model;
-  for (int j = first; j < first + count; ++j)
-    w->data->qpos[m->jnt_qposadr[j]] = draw_between(draws, (uint32_t)j, m->jnt_range[2 * j], m->jnt_range[2 * j + 1]);
+  for (int j = first; j < first + count; ++j) {
+    const mjtNum *range = task->model->jnt_range + 2 * (ptrdiff_t)j;
+    w->data->qpos[task->model->jnt_qposadr[j]] = draw_between(draws, (uint32_t)j, range[0], range[1]);
+  }
 }
 
 static inline double *copy_numbers(double *to, const mjtNum *from, int count) {

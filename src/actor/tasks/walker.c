@@ -15,22 +15,23 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 // Body 0 is the world. What the reference calls a height is the torso's zz.
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
   for (int body = 1; body <= BODIES; ++body) {
-    *obs++ = body_mat(w->data, body)[MAT_XX];
-    *obs++ = body_mat(w->data, body)[MAT_XZ];
+    const mjtNum *mat = w->data->xmat + 9 * (ptrdiff_t)body;
+    *obs++ = mat[MAT_XX];
+    *obs++ = mat[MAT_XZ];
   }
-  *obs++ = body_mat(w->data, task->id[TORSO])[MAT_ZZ];
+  *obs++ = body_mat(task, w, TORSO)[MAT_ZZ];
   copy_numbers(obs, w->data->qvel, 9);
 }
 
 // kind->parameter: the speed to reach, 0 for standing.
 static double reward(const struct task *task, const struct task_worker *w, const double *action) {
   (void)action;
-  const double speed = task->kind->parameter, height = w->data->xpos[3 * task->id[TORSO] + 2];
+  const double speed = task->kind->parameter, height = body_pos(task, w, TORSO)[2];
   const double standing = tolerance(height, 1.2, INFINITY, 0.6, SIGMOID_GAUSSIAN, 0.1);
-  const double upright = (1 + body_mat(w->data, task->id[TORSO])[MAT_ZZ]) / 2;
+  const double upright = (1 + body_mat(task, w, TORSO)[MAT_ZZ]) / 2;
   const double stand = (3 * standing + upright) / 4;
   if (speed <= 0) return stand;
-  const double forward = w->data->sensordata[task->id[VELOCITY]];
+  const double forward = *sensor(task, w, VELOCITY);
   return stand * (5 * tolerance(forward, speed, INFINITY, speed / 2, SIGMOID_LINEAR, 0.5) + 1) / 6;
 }
 
