@@ -128,13 +128,16 @@ static struct error *check_sizes(const struct task *task) {
   return NULL;
 }
 
+struct error *task_lacks(const struct task_kind *kind, mjtObj type, const char *name) {
+  return error_new(EXIT_CODE_FAILED, "model %s has no %s named '%s': it is not the model of %s", kind->model,
+                   mju_type2Str((int)type), name, kind->source);
+}
+
 static struct error *find_objects(struct task *task) {
   const struct task_object *o = task->kind->objects;
   for (int i = 0; o != NULL && o[i].name != NULL; ++i) {
     const int id = mj_name2id(task->model, (int)o[i].type, o[i].name);
-    if (id < 0)
-      return error_new(EXIT_CODE_FAILED, "model %s has no %s named '%s': it is not the model of %s", task->kind->model,
-                       mju_type2Str((int)o[i].type), o[i].name, task->kind->source);
+    if (id < 0) return task_lacks(task->kind, o[i].type, o[i].name);
     task->id[i] = o[i].type == mjOBJ_SENSOR ? (int)task->model->sensor_adr[id] : id;
   }
   return NULL;
@@ -219,7 +222,7 @@ static void observe(const struct task *task, const struct task_worker *w, float 
 
 void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs) {
   if (task->model != NULL) mj_resetData(task->model, w->data);
-  task->kind->reset(task, w, draws);
+  if (task->kind->reset != NULL) task->kind->reset(task, w, draws);
   if (task->model != NULL) mj_forward(task->model, w->data);
   if (task->kind->settle != NULL) task->kind->settle(task, w, draws);
   observe(task, w, obs);

@@ -43,7 +43,8 @@ struct task_kind {
   const struct task_object *objects; // looked up in the model into task->id; ended by a null name; null: none
   struct error *(*edit)(const struct task_kind *kind, mjSpec *spec); // before compiling; may be null
   void (*prepare)(struct task *task);                                // adjusts the compiled model; may be null
-  void (*reset)(const struct task *task, struct task_worker *w, struct rng_stream draws);  // before mj_forward
+  void (*reset)(const struct task *task, struct task_worker *w,
+                struct rng_stream draws); // before mj_forward; may be null
   void (*settle)(const struct task *task, struct task_worker *w, struct rng_stream draws); // after it; may be null
   void (*advance)(const struct task *task, struct task_worker *w, const double *action);   // null: mj_step, `substeps`
   void (*observe)(const struct task *task, const struct task_worker *w, double *obs);
@@ -88,6 +89,9 @@ void task_step(const struct task *task, struct task_worker *w, const float *acti
 // The worker's own state from and to a saved row.
 void task_load(const struct task *task, struct task_worker *w, const double *state);
 void task_save(const struct task *task, const struct task_worker *w, double *state);
+
+// The error of an object that a model does not have.
+struct error *task_lacks(const struct task_kind *kind, mjtObj type, const char *name) MUST_USE;
 
 // dm_control's tolerance: 1 inside [low, high], falling to value_at_margin at `margin` outside it.
 enum sigmoid { SIGMOID_GAUSSIAN, SIGMOID_LINEAR, SIGMOID_LONG_TAIL, SIGMOID_QUADRATIC };

@@ -7,11 +7,6 @@ static const struct task_object OBJECTS[] = {[TARGET_SITE] = {mjOBJ_SITE, "targe
                                              [BALL_GEOM] = {mjOBJ_GEOM, "ball"},
                                              {mjOBJ_UNKNOWN, NULL}};
 
-// The reference always starts from the model's own state.
-static void reset(const struct task *task, struct task_worker *w, struct rng_stream draws) {
-  (void)task, (void)w, (void)draws;
-}
-
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
   (void)task;
   copy_numbers(copy_numbers(obs, w->data->qpos, 4), w->data->qvel, 4);
@@ -43,7 +38,6 @@ static const struct task_kind KINDS[] = {
      .obs_dim = 8,
      .episode_length = 1000,
      .objects = OBJECTS,
-     .reset = reset,
      .observe = observe,
      .reward = reward},
 };

@@ -25,9 +25,7 @@ static void loosen_hinge(struct task *task) {
 // kind->parameter: the target's radius.
 static struct error *resize_target(const struct task_kind *kind, mjSpec *spec) {
   mjsSite *target = mjs_asSite(mjs_findElement(spec, mjOBJ_SITE, "target"));
-  if (target == NULL)
-    return error_new(EXIT_CODE_FAILED, "model %s has no site named 'target': it is not the model of %s", kind->model,
-                     kind->source);
+  if (target == NULL) return task_lacks(kind, mjOBJ_SITE, "target");
   target->size[0] = kind->parameter;
   return NULL;
 }

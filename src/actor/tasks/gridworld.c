@@ -67,6 +67,7 @@ int gridworld_goal_region(const struct gridworld *g, int x, int y) {
 // Halves go to zero, as in numpy's round; what is not a number goes up, so that it does not end as an address.
 int gridworld_move(double action) { return (int)rint(fmax(-1, fmin(1, action))); }
 
+// kind->parameter: the layout.
 static const struct gridworld *layout_of(const struct task *task) { return &LAYOUTS[(int)task->kind->parameter]; }
 
 // Uniform over the free cells.

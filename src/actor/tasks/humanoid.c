@@ -13,11 +13,6 @@ static const struct task_object OBJECTS[] = {[HEAD] = {mjOBJ_BODY, "head"},
                                              {mjOBJ_BODY, "right_foot"},
                                              {mjOBJ_UNKNOWN, NULL}};
 
-// The reference always starts from the model's own state.
-static void reset(const struct task *task, struct task_worker *w, struct rng_stream draws) {
-  (void)task, (void)w, (void)draws;
-}
-
 static double head_height(const struct task *task, const struct task_worker *w) { return body_pos(task, w, HEAD)[2]; }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
@@ -61,8 +56,8 @@ static double reward(const struct task *task, const struct task_worker *w, const
                  "torso's frame (m); z components of the torso's axes; velocity of the centre of mass (m/s); "         \
                  "velocities of the root (m/s, rad/s) and of the 21 joints (rad/s)",                                   \
   .termination = ENDS_BY_NAN, .model = "humanoid.xml", .control_dt = 0.025, .physics_dt = 0.005, .qpos_dim = 28,       \
-  .qvel_dim = 27, .action_dim = 21, .obs_dim = 67, .episode_length = 1000, .objects = OBJECTS, .reset = reset,         \
-  .observe = observe, .reward = reward
+  .qvel_dim = 27, .action_dim = 21, .obs_dim = 67, .episode_length = 1000, .objects = OBJECTS, .observe = observe,     \
+  .reward = reward
 
 static const struct task_kind KINDS[] = {
     {HUMANOID, .name = "HumanoidStand", .summary = "stand still; starts upright above the ground",

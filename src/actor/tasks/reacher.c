@@ -12,9 +12,7 @@ static const struct task_object OBJECTS[] = {[TARGET_GEOM] = {mjOBJ_GEOM, "targe
 // kind->parameter: the target's radius.
 static struct error *resize_target(const struct task_kind *kind, mjSpec *spec) {
   mjsGeom *target = mjs_asGeom(mjs_findElement(spec, mjOBJ_GEOM, "target"));
-  if (target == NULL)
-    return error_new(EXIT_CODE_FAILED, "model %s has no geom named 'target': it is not the model of %s", kind->model,
-                     kind->source);
+  if (target == NULL) return task_lacks(kind, mjOBJ_GEOM, "target");
   target->size[0] = kind->parameter;
   return NULL;
 }

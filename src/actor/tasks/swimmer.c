@@ -54,13 +54,11 @@ static mjsBody *add_link(mjSpec *spec, mjsBody *parent, int link) {
 }
 
 static struct error *add_links(const struct task_kind *kind, mjSpec *spec) {
+  static const char *const classes[] = {"swimmer", "visual", "inertial"};
+  for (int i = 0; i < 3; ++i)
+    if (mjs_findDefault(spec, classes[i]) == NULL) return task_lacks(kind, mjOBJ_DEFAULT, classes[i]);
   mjsBody *body = mjs_findBody(spec, "head");
-  for (const char *const *name = (const char *const[]){"swimmer", "visual", "inertial", NULL}; *name != NULL; ++name)
-    if (mjs_findDefault(spec, *name) == NULL) body = NULL;
-  if (body == NULL)
-    return error_new(EXIT_CODE_FAILED,
-                     "model %s lacks the body 'head' or a class of its links: it is not the model of %s", kind->model,
-                     kind->source);
+  if (body == NULL) return task_lacks(kind, mjOBJ_BODY, "head");
   for (int link = 0; link < LINK_JOINTS; ++link) body = add_link(spec, body, link);
   return NULL;
 }
