@@ -70,16 +70,16 @@ int gridworld_move(double action) { return (int)rint(fmax(-1, fmin(1, action)));
 // kind->parameter: the layout.
 static const struct gridworld *layout_of(const struct task *task) { return &LAYOUTS[(int)task->kind->parameter]; }
 
-// Uniform over the free cells.
+// Uniform over the free cells: the first of uniform draws that is one.
 static void reset(const struct task *task, struct task_worker *w, struct rng_stream draws) {
-  const struct gridworld *g = layout_of(task);
-  int cell[GRIDWORLD_SIZE * GRIDWORLD_SIZE], count = 0;
-  for (int i = 0; i < GRIDWORLD_SIZE * GRIDWORLD_SIZE; ++i)
-    if (gridworld_cell(g, i % GRIDWORLD_SIZE, i / GRIDWORLD_SIZE) == GRIDWORLD_FREE) cell[count++] = i;
-  const int chosen = cell[(int)(rng_uniform_at(draws, 0) * count)];
-  const int x = chosen % GRIDWORLD_SIZE, y = chosen / GRIDWORLD_SIZE;
-  w->extra[STATE_X] = x;
-  w->extra[STATE_Y] = y;
+  for (uint32_t draw = 0;; ++draw) {
+    const int cell = (int)(rng_uniform_at(draws, draw) * GRIDWORLD_SIZE * GRIDWORLD_SIZE);
+    const int x = cell % GRIDWORLD_SIZE, y = cell / GRIDWORLD_SIZE;
+    if (gridworld_cell(layout_of(task), x, y) != GRIDWORLD_FREE) continue;
+    w->extra[STATE_X] = x;
+    w->extra[STATE_Y] = y;
+    return;
+  }
 }
 
 static int on_grid(int position) { return position < 0 ? 0 : position > LAST ? LAST : position; }
