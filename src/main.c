@@ -405,18 +405,25 @@ static struct error *run_config(const struct arguments *a, struct job *job) {
 
 static void describe_task(const struct task_kind *k) {
   printf("%s: %s\nsource       %s\nmodel        %s\nobservation  %d numbers: %s\naction       %d numbers in [-1,1]\n"
-         "reward       %s\ntermination  %s\nepisode      %d control steps of %g s (physics step %g s)\n",
+         "reward       %s\ntermination  %s\nepisode      %d control steps",
          k->name, k->summary, k->source, k->model ? k->model : "none", k->obs_dim, k->observation, k->action_dim,
-         k->reward_text, k->termination, k->episode_length, k->control_dt, k->physics_dt);
+         k->reward_text, k->termination, k->episode_length);
+  if (k->model != NULL) printf(" of %g s (physics step %g s)", k->control_dt, k->physics_dt);
+  putchar('\n');
+}
+
+static void list_task(const struct task_kind *k) {
+  char seconds[32] = "-";
+  if (k->model != NULL) snprintf(seconds, sizeof seconds, "%g", k->control_dt);
+  printf("%-24s %5d %7d %9s  %s\n", k->name, k->obs_dim, k->action_dim, seconds, k->source);
 }
 
 static struct error *run_tasks(const struct arguments *a, struct job *job) {
   (void)job;
-  if (a->operand_count == 0) printf("%-22s %5s %7s %9s  %s\n", "task", "obs", "action", "control s", "source");
+  if (a->operand_count == 0) printf("%-24s %5s %7s %9s  %s\n", "task", "obs", "action", "control s", "source");
   for (int i = 0; i < task_count(); ++i) {
     const struct task_kind *k = task_kind_at(i);
-    if (a->operand_count == 0)
-      printf("%-22s %5d %7d %9g  %s\n", k->name, k->obs_dim, k->action_dim, k->control_dt, k->source);
+    if (a->operand_count == 0) list_task(k);
     else if (strcmp(k->name, a->operands[0]) == 0) {
       describe_task(k);
       return NULL;

@@ -1,8 +1,11 @@
 #include "actor/task.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "actor/tasks/tasks.h"
 #include "common/config.h"
@@ -11,9 +14,14 @@
 // it) and mocap bodies. Applied forces and equality switches are constant in every task.
 enum { STATE_PARTS = mjSTATE_FULLPHYSICS | mjSTATE_WARMSTART | mjSTATE_CTRL | mjSTATE_MOCAP_POS | mjSTATE_MOCAP_QUAT };
 
+enum { MUJOCO_4_0_0 = 4000000 };
+
 static const char MODEL_FOLDER[] = "mujoco_playground/_src/dm_control_suite/xmls";
 
-static const struct task_family *const FAMILIES[] = {&cartpole_family};
+static const struct task_family *const FAMILIES[] = {
+    &acrobot_family, &ball_in_cup_family, &cartpole_family, &cheetah_family,  &finger_family,
+    &fish_family,    &hopper_family,      &humanoid_family, &pendulum_family, &point_mass_family,
+    &reacher_family, &swimmer_family,     &walker_family,   &gridworld_family};
 enum { FAMILY_COUNT = sizeof FAMILIES / sizeof *FAMILIES };
 
 int task_count(void) {
@@ -51,42 +59,95 @@ static struct error *find_kind(const char *name, const struct task_kind **kind) 
 // Warnings come back as NaN states, which the tasks handle; MuJoCo would write them to a file in the working folder.
 static void ignore_warning(const char *text) { (void)text; }
 
-static struct error *load_model(struct task *task, const char *assets) {
+// MuJoCo does not expect its error handler to return; what is left to reach it is an allocation that failed.
+static void end_process(const char *text) {
+  fprintf(stderr, "flowrank: MuJoCo: %.*s\n", (int)strcspn(text, "\r\n"), text);
+  _exit(EXIT_CODE_FAILED);
+}
+
+static struct error *check_mujoco(void) {
   if (mj_version() != mjVERSION_HEADER)
     return error_new(EXIT_CODE_FAILED, "MuJoCo library %s does not fit the headers of version %d it was built with",
                      mj_versionString(), mjVERSION_HEADER);
+  if (mj_version() == MUJOCO_4_0_0)
+    return error_new(EXIT_CODE_FAILED, "MuJoCo 4.0.0 has a solver bug (its issue 3767, wrong accelerations): use 3.17, "
+                                       "or 4.0.1 and later");
+  mju_user_warning = ignore_warning;
+  mju_user_error = end_process;
+  return NULL;
+}
+
+static struct error *model_path(const struct task_kind *kind, const char *assets, size_t size, char *path) {
   if (assets == NULL) assets = getenv("FLOWRANK_ASSETS");
   if (assets == NULL || *assets == '\0') assets = FLOWRANK_DEFAULT_ASSETS;
-  char path[4096], reason[512] = "";
-  const int length = snprintf(path, sizeof path, "%s/%s/%s", assets, MODEL_FOLDER, task->kind->model);
-  if (length < 0 || (size_t)length >= sizeof path)
+  const int length = snprintf(path, size, "%s/%s/%s", assets, MODEL_FOLDER, kind->model);
+  if (length < 0 || (size_t)length >= size)
     return error_new(EXIT_CODE_USAGE, "the assets folder's name is too long: %.200s..", assets);
-  FILE *file = fopen(path, "r");
-  if (file == NULL)
+  if (access(path, R_OK) != 0)
     return error_new(EXIT_CODE_FAILED,
                      "model file %s of task %s is missing: run tools/setup.sh or set FLOWRANK_ASSETS to an unpacked "
                      "playground package",
-                     path, task->kind->name);
-  fclose(file);
-  mju_user_warning = ignore_warning;
-  task->model = mj_loadXML(path, NULL, reason, sizeof reason);
-  if (task->model == NULL) {
-    reason[strcspn(reason, "\r\n")] = '\0';
-    return error_new(EXIT_CODE_FAILED, "model file %s: %s", path, reason);
+                     path, kind->name);
+  return NULL;
+}
+
+static struct error *load_model(struct task *task, const char *assets) {
+  char path[4096], reason[512] = "";
+  TRY(check_mujoco());
+  TRY(model_path(task->kind, assets, sizeof path, path));
+  mjSpec *spec = mj_parseXML(path, NULL, reason, sizeof reason);
+  struct error *e = NULL;
+  if (spec != NULL && task->kind->edit != NULL) e = task->kind->edit(task->kind, spec);
+  if (spec != NULL && e == NULL) {
+    task->model = mj_compile(spec, NULL);
+    if (task->model == NULL) snprintf(reason, sizeof reason, "%s", mjs_getError(spec));
   }
+  if (spec != NULL) mj_deleteSpec(spec);
+  if (e != NULL) return e;
+  if (task->model == NULL)
+    return error_new(EXIT_CODE_FAILED, "model file %s: %.*s", path, (int)strcspn(reason, "\r\n"), reason);
   task->model->opt.timestep = task->kind->physics_dt;
   task->model->opt.disableflags |= mjDSBL_AUTORESET; // a NaN must reach the task, not be replaced by a reset
   return NULL;
 }
 
+static struct error *check_size(const struct task *task, const char *what, int64_t got, int64_t want) {
+  if (got == want) return NULL;
+  return error_new(EXIT_CODE_FAILED,
+                   "model %s has %" PRId64 " %s where task %s has %" PRId64 ": it is not the model of %s",
+                   task->kind->model, got, what, task->kind->name, want, task->kind->source);
+}
+
 static struct error *check_sizes(const struct task *task) {
   const struct task_kind *k = task->kind;
-  if (task->model != NULL && task->model->nu != k->action_dim)
-    return error_new(EXIT_CODE_FAILED, "model %s has %d actuators where task %s has %d actions", k->model,
-                     (int)task->model->nu, k->name, k->action_dim);
-  if (k->model != NULL && task->substeps < 1)
+  TRY(check_size(task, "positions", task->model->nq, k->qpos_dim));
+  TRY(check_size(task, "velocities", task->model->nv, k->qvel_dim));
+  TRY(check_size(task, "actuators", task->model->nu, k->action_dim));
+  if (task->substeps < 1)
     return error_new(EXIT_CODE_FAILED, "task %s: the control step is shorter than the physics step", k->name);
   return NULL;
+}
+
+struct error *task_lacks(const struct task_kind *kind, mjtObj type, const char *name) {
+  return error_new(EXIT_CODE_FAILED, "model %s has no %s named '%s': it is not the model of %s", kind->model,
+                   mju_type2Str((int)type), name, kind->source);
+}
+
+static struct error *find_objects(struct task *task) {
+  const struct task_object *o = task->kind->objects;
+  for (int i = 0; o != NULL && o[i].name != NULL; ++i) {
+    const int id = mj_name2id(task->model, (int)o[i].type, o[i].name);
+    if (id < 0) return task_lacks(task->kind, o[i].type, o[i].name);
+    task->id[i] = o[i].type == mjOBJ_SENSOR ? (int)task->model->sensor_adr[id] : id;
+  }
+  return NULL;
+}
+
+// Parts that a model has none of would only cost time in every control step.
+static void name_state(struct task *task) {
+  for (int bit = 0; bit < mjNSTATE; ++bit)
+    if ((STATE_PARTS & 1 << bit) != 0 && mj_stateSize(task->model, 1 << bit) > 0) task->state_parts |= 1 << bit;
+  task->state_size += (size_t)mj_stateSize(task->model, task->state_parts);
 }
 
 struct error *task_open(const char *name, int64_t episode_length, const char *assets, struct task **out) {
@@ -103,15 +164,16 @@ struct error *task_open(const char *name, int64_t episode_length, const char *as
   if (kind->model != NULL) {
     task->substeps = (int)lround(kind->control_dt / kind->physics_dt);
     e = load_model(task, assets);
+    if (e == NULL) e = check_sizes(task);
+    if (e == NULL) e = find_objects(task);
   }
-  if (e == NULL) e = check_sizes(task);
-  if (e == NULL && kind->prepare != NULL) e = kind->prepare(task);
+  if (e == NULL && kind->prepare != NULL) kind->prepare(task);
   if (e != NULL) {
     task_close(task);
     return e;
   }
   task->state_size = (size_t)kind->extra_size;
-  if (task->model != NULL) task->state_size += (size_t)mj_stateSize(task->model, STATE_PARTS);
+  if (task->model != NULL) name_state(task);
   *out = task;
   return NULL;
 }
@@ -144,13 +206,13 @@ void task_worker_free(struct task_worker *w) {
 void task_load(const struct task *task, struct task_worker *w, const double *state) {
   const size_t extra = (size_t)task->kind->extra_size;
   memcpy(w->extra, state, extra * sizeof *state);
-  if (task->model != NULL) mj_setState(task->model, w->data, state + extra, STATE_PARTS);
+  if (task->model != NULL) mj_setState(task->model, w->data, state + extra, task->state_parts);
 }
 
 void task_save(const struct task *task, const struct task_worker *w, double *state) {
   const size_t extra = (size_t)task->kind->extra_size;
   memcpy(state, w->extra, extra * sizeof *state);
-  if (task->model != NULL) mj_getState(task->model, w->data, state + extra, STATE_PARTS);
+  if (task->model != NULL) mj_getState(task->model, w->data, state + extra, task->state_parts);
 }
 
 static void observe(const struct task *task, const struct task_worker *w, float *obs) {
@@ -160,8 +222,9 @@ static void observe(const struct task *task, const struct task_worker *w, float 
 
 void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs) {
   if (task->model != NULL) mj_resetData(task->model, w->data);
-  task->kind->reset(task, w, draws);
+  if (task->kind->reset != NULL) task->kind->reset(task, w, draws);
   if (task->model != NULL) mj_forward(task->model, w->data);
+  if (task->kind->settle != NULL) task->kind->settle(task, w, draws);
   observe(task, w, obs);
   task_save(task, w, state);
 }
@@ -194,13 +257,6 @@ void task_step(const struct task *task, struct task_worker *w, const float *acti
   task_save(task, w, state);
 }
 
-struct error *task_find(const struct task *task, mjtObj type, const char *name, int *id) {
-  *id = mj_name2id(task->model, (int)type, name);
-  if (*id >= 0) return NULL;
-  return error_new(EXIT_CODE_FAILED, "model %s has no %s named '%s', which task %s needs", task->kind->model,
-                   mju_type2Str((int)type), name, task->kind->name);
-}
-
 static double falloff(double distance, enum sigmoid sigmoid, double value_at_margin) {
   switch (sigmoid) {
   case SIGMOID_GAUSSIAN: {
@@ -211,6 +267,8 @@ static double falloff(double distance, enum sigmoid sigmoid, double value_at_mar
     const double scaled = distance * (1.0 - value_at_margin);
     return fabs(scaled) < 1.0 ? 1.0 - scaled : 0.0;
   }
+  case SIGMOID_LONG_TAIL:
+    return 1.0 / (distance * distance * (1.0 / value_at_margin - 1.0) + 1.0);
   case SIGMOID_QUADRATIC: {
     const double scaled = distance * sqrt(1.0 - value_at_margin);
     return fabs(scaled) < 1.0 ? 1.0 - scaled * scaled : 0.0;

@@ -22,6 +22,12 @@ struct task_worker {
   double *buffer; // [obs_dim + action_dim] scratch
 };
 
+// A named thing of the model that a task looks at.
+struct task_object {
+  mjtObj type;
+  const char *name;
+};
+
 // What a family of tasks implements, one row per task. Hooks see the worker right after the physics steps: positions
 // derived by kinematics are those before the last integration, as in the reference.
 struct task_kind {
@@ -29,12 +35,18 @@ struct task_kind {
   const char *observation, *reward_text, *termination; // for `flowrank tasks NAME`
   const char *model;                                   // MJCF file in the assets' folder; null: no physics
   double control_dt, physics_dt;                       // seconds
-  int obs_dim, action_dim;                             // checked against the model
-  int episode_length;                                  // control steps
+  int qpos_dim, qvel_dim, action_dim;                  // checked against the model
+  int obs_dim;
+  int episode_length; // control steps
   int extra_size;
-  struct error *(*prepare)(struct task *task); // after loading: finds ids, adjusts the model; may be null
-  void (*reset)(const struct task *task, struct task_worker *w, struct rng_stream draws); // before mj_forward
-  void (*advance)(const struct task *task, struct task_worker *w, const double *action);  // null: substeps of mj_step
+  double parameter;                  // the family's own: a target's size, a speed
+  const struct task_object *objects; // looked up in the model into task->id; ended by a null name; null: none
+  struct error *(*edit)(const struct task_kind *kind, mjSpec *spec); // before compiling; may be null
+  void (*prepare)(struct task *task);                                // adjusts the compiled model; may be null
+  void (*reset)(const struct task *task, struct task_worker *w,
+                struct rng_stream draws); // before mj_forward; may be null
+  void (*settle)(const struct task *task, struct task_worker *w, struct rng_stream draws); // after it; may be null
+  void (*advance)(const struct task *task, struct task_worker *w, const double *action);   // null: mj_step, `substeps`
   void (*observe)(const struct task *task, const struct task_worker *w, double *obs);
   double (*reward)(const struct task *task, const struct task_worker *w, const double *action);
   bool (*terminated)(const struct task *task, const struct task_worker *w); // null: only a NaN ends an episode
@@ -47,7 +59,8 @@ struct task {
   int obs_dim, action_dim;
   int64_t episode_length; // control steps
   size_t state_size;      // doubles of a saved environment
-  int id[TASK_MAX_IDS];   // the family's own: bodies, sites, addresses
+  int state_parts;        // of the physics, as mj_getState takes them
+  int id[TASK_MAX_IDS];   // of kind->objects, in their order; for a sensor its address in sensordata
 };
 
 // The registry, in the order in which `flowrank tasks` lists it.
@@ -56,7 +69,8 @@ const struct task_kind *task_kind_at(int index);
 
 // Finds the task and loads its model. `assets`: folder of the unpacked Playground package, or null for FLOWRANK_ASSETS
 // and then the build's own. episode_length 0: the task's own.
-// Errors: unknown task (with the nearest name), missing or broken model file, sizes that do not fit.
+// Errors: unknown task (with the nearest name), missing or broken model file, a model of other sizes or without an object
+// that the task needs, a MuJoCo that computes wrongly.
 struct error *task_open(const char *name, int64_t episode_length, const char *assets, struct task **task) MUST_USE;
 void task_close(struct task *task);
 
@@ -76,11 +90,11 @@ void task_step(const struct task *task, struct task_worker *w, const float *acti
 void task_load(const struct task *task, struct task_worker *w, const double *state);
 void task_save(const struct task *task, const struct task_worker *w, double *state);
 
-// MuJoCo's id of a named object, or an error that names object and model.
-struct error *task_find(const struct task *task, mjtObj type, const char *name, int *id) MUST_USE;
+// The error of an object that a model does not have.
+struct error *task_lacks(const struct task_kind *kind, mjtObj type, const char *name) MUST_USE;
 
 // dm_control's tolerance: 1 inside [low, high], falling to value_at_margin at `margin` outside it.
-enum sigmoid { SIGMOID_GAUSSIAN, SIGMOID_LINEAR, SIGMOID_QUADRATIC };
+enum sigmoid { SIGMOID_GAUSSIAN, SIGMOID_LINEAR, SIGMOID_LONG_TAIL, SIGMOID_QUADRATIC };
 double tolerance(double x, double low, double high, double margin, enum sigmoid sigmoid, double value_at_margin);
 
 #endif

@@ -82,8 +82,12 @@ class Commands(Case):
         text = self.run_program("tasks", "CartpoleBalance").out
         for word in ("CartpoleBalance", "cartpole.xml", "5 numbers", "1 numbers in [-1,1]", "1000", "0.01"):
             self.assertIn(word, text)
+        self.assertEqual(len(names), 25 + 5)
         for name in names:
-            self.assertTrue(self.run_program("tasks", name).out.startswith(name))
+            text = self.run_program("tasks", name).out
+            self.assertTrue(text.startswith(name))
+            self.assertEqual([line.split()[0] for line in text.splitlines()[1:]],
+                             ["source", "model", "observation", "action", "reward", "termination", "episode"])
 
     # --- eval ---
 

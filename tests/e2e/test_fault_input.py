@@ -374,7 +374,7 @@ class Files(Input):
 
     def test_models(self):
         config, good = self.config(), self.used()
-        no_pole = "<mujoco><worldbody><body><joint name='j'/><geom size='1'/></body></worldbody>"
+        no_pole = "<mujoco><worldbody><body><joint name='j'/><joint/><geom size='1'/></body></worldbody>"
         motor = "<actuator><motor joint='j'/></actuator></mujoco>"
         as_folder = self.assets({})
         (as_folder / XMLS / "cartpole.xml").mkdir()
@@ -387,6 +387,7 @@ class Files(Input):
             "an unknown element": (self.assets({"cartpole.xml": "<mujoco><wordbody/></mujoco>"}), ["cartpole.xml"]),
             "a missing include": (self.assets({"cartpole.xml": "<mujoco><include file='gone.xml'/></mujoco>"}),
                                   ["cartpole.xml"]),
+            "no joints": (self.assets({"cartpole.xml": "<mujoco/>"}), ["cartpole.xml", "positions"]),
             "no actuator": (self.assets({"cartpole.xml": no_pole + "</mujoco>"}), ["cartpole.xml", "actuators"]),
             "no pole": (self.assets({"cartpole.xml": no_pole + motor}), ["cartpole.xml", "pole_1"]),
             "a folder of that name": (as_folder, ["cartpole.xml"]),
