@@ -374,10 +374,12 @@ struct error *learner_update(struct learner *l, int64_t iteration, struct learne
   return average(l, report);
 }
 
-double learner_flops(const struct objective *o, const struct shard_sizes *sizes) {
-  const double value = mlp_forward_flops(&o->value), t = sizes->unroll_length;
-  const double of_action = value * (t + 1) / t + mlp_backward_flops(&o->value) + policy_forward_flops(&o->policy) +
-                           policy_backward_flops(&o->policy);
+struct learner_flops learner_flops(const struct objective *o, const struct shard_sizes *sizes) {
   const struct config *c = o->config;
-  return of_action * (double)sizes->minibatch_actions * (double)(c->optimizer.epochs * c->optimizer.minibatches);
+  const double steps = sizes->unroll_length; // an unroll's last observation has a value too
+  const double minibatches = (double)(c->optimizer.epochs * c->optimizer.minibatches);
+  const double actions = (double)sizes->minibatch_actions * minibatches;
+  const double value = mlp_forward_flops(&o->value) * (steps + 1) / steps + mlp_backward_flops(&o->value);
+  const double policy = policy_forward_flops(&o->policy) + policy_backward_flops(&o->policy);
+  return (struct learner_flops){.value = actions * value, .policy = actions * policy};
 }
