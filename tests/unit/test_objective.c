@@ -382,7 +382,7 @@ static void gradient_equals_differences_along_random_directions(void **state) {
         for (size_t i = first; i < end; ++i) norm += (double)gradient[i] * (double)gradient[i];
         assert_true(norm > 0);
         const double want = difference_along(&f, advantage, direction, first, end);
-        assert_number("directional derivative", slope, want, 1e-4, sqrt(norm));
+        assert_number("directional derivative", slope, want, 2e-4, sqrt(norm)); // spo's pull is 1/clip times a rounding
         free(direction);
       }
     }
