@@ -26,7 +26,8 @@ struct arguments {
   char command_line[4096];
   const char *sets[MAX_SETS];
   int set_count;
-  int64_t max_iterations, episodes, steps, seed, obs_dim, action_dim;
+  const char *steps; // or a list
+  int64_t max_iterations, episodes, noise, seed, obs_dim, action_dim;
   double max_wall;
   bool fresh, json, reference, help;
   int operand_count;
@@ -42,6 +43,7 @@ enum option_code {
   OPTION_EPISODES,
   OPTION_STEPS,
   OPTION_SAMPLER,
+  OPTION_NOISE,
   OPTION_SEED,
   OPTION_JSON,
   OPTION_REFERENCE,
@@ -97,9 +99,14 @@ static struct error *take_option(struct arguments *a, int option, const char *va
   case OPTION_EPISODES:
     return read_count("episodes", value, 1, &a->episodes);
   case OPTION_STEPS:
-    return read_count("steps", value, 1, &a->steps);
+    a->steps = value;
+    return NULL;
   case OPTION_SAMPLER:
     a->sampler = value;
+    return NULL;
+  case OPTION_NOISE:
+    if (strcmp(value, "0") != 0 && strcmp(value, "1") != 0) return usage("--noise '%.100s' is neither 0 nor 1", value);
+    a->noise = *value == '1';
     return NULL;
   case OPTION_SEED:
     return read_count("seed", value, 0, &a->seed);
@@ -145,7 +152,7 @@ static const char *faulty_argument(int argc, char **argv) {
 }
 
 static struct error *parse(const struct command *c, int argc, char **argv, struct arguments *a) {
-  *a = (struct arguments){.seed = -1};
+  *a = (struct arguments){.seed = -1, .noise = -1};
   optind = 1;
   opterr = 0;
   for (int option; (option = getopt_long(argc, argv, ":h", c->options, NULL)) != -1;) {
@@ -203,44 +210,142 @@ static struct error *load_policy(const char *name, struct loaded_policy *p) {
   return NULL;
 }
 
-static void print_evaluation(const struct loaded_policy *p, const struct evaluation *v,
-                             const struct episode_result *results, double seconds, bool json) {
-  double mean, error, length;
-  evaluate_summary(v->episodes, results, &mean, &error, &length);
-  if (json) {
-    printf("{\"checkpoint\": ");
-    text_print_json(p->path, stdout);
-    printf(", \"task\": \"%s\", \"iteration\": %" PRId64 ", \"sampler\": \"%s\", \"steps\": %d, "
-           "\"episodes\": %" PRId64 ", \"seed\": %" PRIu64 ", \"mean_return\": %.9g, \"standard_error\": %.9g, "
-           "\"mean_length\": %.9g, \"seconds\": %.3f}\n",
-           p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps, v->episodes,
-           v->seed, mean, error, length, seconds);
-  } else
-    printf("%s\n%s, iteration %" PRId64 ", %s with %d steps\n%" PRId64
-           " episodes: mean return %.2f ± %.2f (standard error), mean length %.1f\n",
-           p->path, p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps,
-           v->episodes, mean, error, length);
+// One way to make actions, and what came of it.
+struct evaluated {
+  enum sampler_kind sampler;
+  int flow_steps, evaluations; // of the network for an action
+  double mean, error, length, seconds, action_seconds;
+};
+
+static const char *acting_name(const struct loaded_policy *p, const struct evaluated *r) {
+  return p->config.objective.kind == OBJECTIVE_PPO ? "gaussian" : config_sampler_name(r->sampler);
 }
 
+// timed: with the time that an action takes, which is another one each time.
+static void print_json(const struct loaded_policy *p, const struct evaluation *v, const struct evaluated *r,
+                       bool timed) {
+  printf("{\"checkpoint\": ");
+  text_print_json(p->path, stdout);
+  printf(", \"task\": \"%s\", \"iteration\": %" PRId64 ", \"sampler\": \"%s\", \"steps\": %d, \"noise\": %d, "
+         "\"evaluations\": %d, \"episodes\": %" PRId64 ", \"seed\": %" PRIu64 ", \"mean_return\": %.9g, "
+         "\"standard_error\": %.9g, \"mean_length\": %.9g, \"seconds\": %.3f",
+         p->task->kind->name, p->checkpoint.iteration, acting_name(p, r), r->flow_steps, v->acting.noise,
+         r->evaluations, v->episodes, v->acting.seed, r->mean, r->error, r->length, r->seconds);
+  if (timed) printf(", \"microseconds_per_action\": %.4g", 1e6 * r->action_seconds);
+  printf("}");
+}
+
+static void print_evaluation(const struct loaded_policy *p, const struct evaluation *v, const struct evaluated *r) {
+  printf("%s\n%s, iteration %" PRId64 ", ", p->path, p->task->kind->name, p->checkpoint.iteration);
+  if (p->config.objective.kind == OBJECTIVE_PPO)
+    printf("%s", v->acting.noise ? "Gaussian, sampled" : "Gaussian's mean");
+  else printf("%s with %d steps from %s", acting_name(p, r), r->flow_steps, v->acting.noise ? "noise" : "zero");
+  printf("\n%" PRId64 " episodes: mean return %.2f ± %.2f (standard error), mean length %.1f\n", v->episodes, r->mean,
+         r->error, r->length);
+}
+
+static void print_table_row(const struct loaded_policy *p, const struct evaluation *v, const struct evaluated *r,
+                            bool first) {
+  if (first)
+    printf("%s\n%s, iteration %" PRId64 ", %" PRId64 " episodes from %s\n%-10s %6s %12s %24s %16s\n", p->path,
+           p->task->kind->name, p->checkpoint.iteration, v->episodes, v->acting.noise ? "noise" : "zero", "sampler",
+           "steps", "evaluations", "mean return ± error", "µs an action");
+  printf("%-10s %6d %12d %14.2f ± %7.2f %15.2f\n", acting_name(p, r), r->flow_steps, r->evaluations, r->mean, r->error,
+         1e6 * r->action_seconds);
+  fflush(stdout);
+}
+
+static struct error *evaluate_once(const struct loaded_policy *p, struct evaluation *v, bool timed,
+                                   struct episode_result *results, struct evaluated *r) {
+  const double started = clock_seconds();
+  v->acting.sampler = r->sampler;
+  v->acting.flow_steps = r->flow_steps;
+  TRY(evaluate_all(v, train_threads(&p->config, 1), results));
+  evaluate_summary(v->episodes, results, &r->mean, &r->error, &r->length);
+  r->seconds = clock_seconds() - started;
+  r->evaluations = policy_evaluations(&p->objective.policy, &v->acting);
+  return timed ? evaluate_action_seconds(v, &r->action_seconds) : NULL;
+}
+
+enum { MAX_LIST = 64 };
+
+// Splits "a,b,c" in place. Returns how many; 0: an empty item, or more than MAX_LIST.
+static int split(char *list, char *item[MAX_LIST]) {
+  int count = 0;
+  for (char *next = list; next != NULL; ++count) {
+    if (count == MAX_LIST) return 0;
+    item[count] = strsep(&next, ",");
+    if (item[count][0] == '\0') return 0;
+  }
+  return count;
+}
+
+// --sampler and --steps, each one value or a list; what is not asked for is the config's.
+static struct error *read_choices(const struct loaded_policy *p, const struct arguments *a, struct evaluation *v,
+                                  enum sampler_kind samplers[MAX_LIST], int *sampler_count, int steps[MAX_LIST],
+                                  int *step_count) {
+  char list[4096], *item[MAX_LIST];
+  *sampler_count = *step_count = 1;
+  samplers[0] = v->acting.sampler;
+  steps[0] = v->acting.flow_steps;
+  if (p->config.objective.kind == OBJECTIVE_PPO) {
+    steps[0] = 1;
+    if (a->sampler == NULL && a->steps == NULL) return NULL;
+    return error_new(EXIT_CODE_USAGE,
+                     "--%s: %s holds a Gaussian policy (objective.kind ppo), which has no flow to integrate",
+                     a->sampler ? "sampler" : "steps", p->path);
+  }
+  if (a->sampler != NULL) {
+    snprintf(list, sizeof list, "%s", a->sampler);
+    *sampler_count = split(list, item);
+    if (*sampler_count == 0) return usage("--sampler '%.100s' is not a list such as euler,heun", a->sampler);
+    for (int i = 0; i < *sampler_count; ++i) TRY(config_sampler_parse(item[i], &samplers[i]));
+  }
+  if (a->steps != NULL) {
+    snprintf(list, sizeof list, "%s", a->steps);
+    *step_count = split(list, item);
+    if (*step_count == 0) return usage("--steps '%.100s' is not a list such as 1,2,5,10", a->steps);
+    for (int i = 0; i < *step_count; ++i) {
+      int64_t count;
+      TRY(read_count("steps", item[i], 1, &count));
+      steps[i] = (int)count;
+    }
+  }
+  return NULL;
+}
+
+// Every sampler with every number of steps: one evaluation, or a table of them.
 static struct error *evaluate_policy(struct loaded_policy *p, const struct arguments *a) {
   const struct config *c = &p->config;
-  const int64_t own_steps = c->eval.flow_steps ? c->eval.flow_steps : c->policy.flow_steps;
+  enum sampler_kind samplers[MAX_LIST];
+  int steps[MAX_LIST], sampler_count, step_count;
   struct evaluation v = {.task = p->task,
                          .policy = &p->objective.policy,
                          .parameters = p->checkpoint.parameters,
                          .normalizer = &p->normalizer,
-                         .sampler = c->eval.sampler,
-                         .flow_steps = (int)(a->steps ? a->steps : own_steps),
+                         .acting = policy_evaluation(c),
                          .episodes = a->episodes ? a->episodes : c->eval.episodes,
-                         .episode_length = evaluate_length(p->task, c->eval.episode_length),
-                         .seed = (uint64_t)(a->seed >= 0 ? a->seed : c->eval.seed)};
-  if (a->sampler != NULL) TRY(config_sampler_parse(a->sampler, &v.sampler));
+                         .episode_length = evaluate_length(p->task, c->eval.episode_length)};
+  if (a->seed >= 0) v.acting.seed = (uint64_t)a->seed;
+  if (a->noise >= 0) v.acting.noise = a->noise != 0;
+  TRY(read_choices(p, a, &v, samplers, &sampler_count, steps, &step_count));
   struct episode_result *results = calloc((size_t)v.episodes + EVALUATE_BLOCK, sizeof *results);
   if (results == NULL) return error_no_memory("evaluation results");
-  const double started = clock_seconds();
   openblas_set_num_threads(1);
-  struct error *e = evaluate_all(&v, train_threads(c, 1), results);
-  if (e == NULL) print_evaluation(p, &v, results, clock_seconds() - started, a->json);
+  const int count = sampler_count * step_count;
+  const bool table = count > 1;
+  struct error *e = NULL;
+  for (int i = 0; e == NULL && i < count; ++i) {
+    struct evaluated r = {.sampler = samplers[i / step_count], .flow_steps = steps[i % step_count]};
+    e = evaluate_once(p, &v, table, results, &r);
+    if (e != NULL) break;
+    if (a->json) {
+      printf("%s", !table ? "" : i == 0 ? "[" : ",\n ");
+      print_json(p, &v, &r, table);
+      printf("%s", !table ? "\n" : i == count - 1 ? "]\n" : "");
+    } else if (table) print_table_row(p, &v, &r, i == 0);
+    else print_evaluation(p, &v, &r);
+  }
   free(results);
   return e;
 }
@@ -389,6 +494,7 @@ static const struct option TRAIN_OPTIONS[] = {TAKES("run", OPTION_RUN),
 static const struct option EVAL_OPTIONS[] = {TAKES("episodes", OPTION_EPISODES),
                                              TAKES("steps", OPTION_STEPS),
                                              TAKES("sampler", OPTION_SAMPLER),
+                                             TAKES("noise", OPTION_NOISE),
                                              TAKES("seed", OPTION_SEED),
                                              FLAG("json", OPTION_JSON),
                                              HELP,
@@ -416,8 +522,14 @@ static const struct command COMMANDS[] = {
      "Exit code: 0 training complete, 75 stopped early (the same line goes on), 2 usage or config, 1 anything else.\n"
      "SIGTERM, SIGUSR1 and SIGINT stop after the iteration; a second SIGINT at once.\n",
      1, 1, true, TRAIN_OPTIONS, run_train},
-    {"eval", "eval RUN|CHECKPOINT [--episodes N] [--steps K] [--sampler euler|heun|midpoint|rk4] [--seed S] [--json]",
-     "Runs whole episodes with the policy of a checkpoint.\n", 1, 1, false, EVAL_OPTIONS, run_eval},
+    {"eval", "eval RUN|CHECKPOINT [--episodes N] [--sampler LIST] [--steps LIST] [--noise 0|1] [--seed S] [--json]",
+     "Runs whole episodes with the policy of a checkpoint; lists give a table of all their combinations.\n"
+     "  --sampler LIST   euler, heun, midpoint or rk4, such as euler,heun\n"
+     "  --steps LIST     integration steps, such as 1,2,5,10\n"
+     "  --noise 0|1      1: a flow starts from noise, a Gaussian is sampled; 0: it starts at zero, the Gaussian's "
+     "mean\n"
+     "  --json           one object, or for a table an array of them\n",
+     1, 1, false, EVAL_OPTIONS, run_eval},
     {"info", "info RUN|CHECKPOINT [--json]", "Describes a checkpoint.\n", 1, 1, false, INFO_OPTIONS, run_info},
     {"diff", "diff A B",
      "Compares two checkpoints (or the newest of two runs) bit by bit: parameters, optimizer, normaliser, environment\n"
