@@ -19,7 +19,7 @@ struct error *rollout_worker_init(struct rollout_worker *w, const struct rollout
   const size_t block = (size_t)compared_rows(r), columns = (size_t)p->action_columns;
   const size_t drawn = (size_t)p->noises * act + (size_t)p->times, terms = (size_t)p->terms;
   const size_t obs_rows = envs > block ? envs : block; // obs_norm serves both phases
-  w->memory = malloc((envs * (obs + columns + act) + obs_rows * obs + block * (drawn + terms + 1)) * sizeof(float));
+  w->memory = malloc((envs * (obs + columns + act) + obs_rows * obs + block * (drawn + terms)) * sizeof(float));
   w->truncations = malloc(envs * sizeof *w->truncations);
   if (w->memory == NULL || w->truncations == NULL) {
     rollout_worker_free(w);
@@ -32,7 +32,6 @@ struct error *rollout_worker_init(struct rollout_worker *w, const struct rollout
   w->eps = w->obs_norm + obs_rows * obs;
   w->t = w->eps + block * (size_t)p->noises * act;
   w->log_prob = w->t + block * (size_t)p->times;
-  w->entropy = w->log_prob + block * terms;
   struct error *e = task_worker_init(r->task, &w->task);
   if (e == NULL) e = policy_workspace_init(&w->acting, p, POLICY_EXPLORE, r->sizes.envs);
   if (e == NULL) e = policy_workspace_init(&w->comparing, p, POLICY_COMPARE, (int)block);
@@ -136,10 +135,10 @@ static void old_log_probs(const struct rollout *r, struct rollout_worker *w, uin
                                      .eps = w->eps,
                                      .t = w->t};
       for (uint32_t i = 0; i < (uint32_t)rows; ++i)
-        p->method->draw(p, first_env + (uint32_t)e, first_step + (uint32_t)first + i, w->eps + i * drawn,
-                        w->t + i * times, NULL);
+        p->method->draw(p, first_env + (uint32_t)e, first_step + (uint32_t)first + i,
+                        (struct policy_draws){.eps = w->eps + i * drawn, .t = w->t + i * times});
       normalizer_apply(r->normalizer, (size_t)rows, out->obs + (row + (size_t)e) * dim, w->obs_norm);
-      p->method->forward(p, r->parameters, &b, &w->comparing, w->log_prob, w->entropy);
+      p->method->forward(p, r->parameters, &b, &w->comparing, w->log_prob);
       for (size_t i = 0; i < (size_t)rows; ++i)
         policy_combine(p, w->log_prob + i * (size_t)p->terms, out->old_log_prob + (row + i) * (size_t)p->old_columns);
     }

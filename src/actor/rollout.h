@@ -29,7 +29,7 @@ struct rollout_worker {
   struct policy_workspace acting, comparing;
   float *memory;
   float *obs, *obs_norm, *record, *env_action; // [envs, ·]
-  float *eps, *t, *log_prob, *entropy;         // [rows compared at once, ·]
+  float *eps, *t, *log_prob;                   // [rows compared at once, ·]
   int *truncations;                            // [envs]: episodes truncated in this iteration
 };
 struct error *rollout_worker_init(struct rollout_worker *w, const struct rollout *r) MUST_USE;

@@ -1,5 +1,5 @@
 // The Gaussian policy: a network for the mean and the deviation of the raw action, its log-probability, the entropy of
-// tanh(action), and their gradient. After Brax's NormalTanhDistribution; docs/algorithm.md §5.
+// tanh(action), and their gradient. After Brax's NormalTanhDistribution; docs/algorithm.md §4, §5.
 #ifndef FLOWRANK_GAUSSIAN_POLICY_H
 #define FLOWRANK_GAUSSIAN_POLICY_H
 

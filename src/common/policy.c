@@ -55,14 +55,12 @@ static void fpo_layout(struct policy *p, size_t offset) {
   p->action_columns = p->action_dim;
 }
 
-static void fpo_draw(const struct policy *p, uint32_t env, uint32_t step, float *eps, float *t, float *old) {
-  (void)old;
-  flow_policy_draw_pairs(p->config, p->action_dim, env, step, eps, t);
+static void fpo_draw(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out) {
+  flow_policy_draw_pairs(p->config, p->action_dim, env, step, out.eps, out.t);
 }
 
 static void fpo_forward(const struct policy *p, const float *parameters, const struct policy_batch *b,
-                        struct policy_workspace *w, float *log_prob, float *entropy) {
-  (void)entropy;
+                        struct policy_workspace *w, float *log_prob) {
   flow_policy_cfm_forward(&p->flow, parameters, b->rows, p->terms, b->obs, b->action, b->eps, b->t, &w->flow, log_prob);
   for (size_t i = 0; i < (size_t)b->rows * (size_t)p->terms; ++i) log_prob[i] = -log_prob[i];
 }
@@ -91,16 +89,15 @@ static void ppo_act(const struct policy *p, const float *parameters, const struc
   gaussian_policy_sample(&p->gaussian, parameters, rows, obs, &w->gaussian, record);
 }
 
-static void ppo_draw(const struct policy *p, uint32_t env, uint32_t step, float *eps, float *t, float *old) {
-  (void)t, (void)old;
+static void ppo_draw(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out) {
   if (p->noises == 0) return;
-  rng_normal(rng_stream((uint64_t)p->config->seed, RNG_ENTROPY, env, step), (size_t)p->action_dim, eps);
+  rng_normal(rng_stream((uint64_t)p->config->seed, RNG_ENTROPY, env, step), (size_t)p->action_dim, out.eps);
 }
 
 static void ppo_forward(const struct policy *p, const float *parameters, const struct policy_batch *b,
-                        struct policy_workspace *w, float *log_prob, float *entropy) {
+                        struct policy_workspace *w, float *log_prob) {
   gaussian_policy_forward(&p->gaussian, parameters, b->rows, b->obs, b->action, p->noises ? b->eps : NULL, &w->gaussian,
-                          log_prob, entropy);
+                          log_prob, w->entropy);
 }
 
 static void ppo_backward(const struct policy *p, const float *parameters, const struct policy_batch *b,
@@ -133,18 +130,16 @@ static struct flow_chain chain_of(const struct policy *p, const struct policy_ba
                              .chain_stride = record};
 }
 
-static void dppo_draw(const struct policy *p, uint32_t env, uint32_t step, float *eps, float *t, float *old) {
-  (void)t;
+static void dppo_draw(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out) {
   const struct policy_acting how = policy_training(p->config);
   const size_t dims = (size_t)p->action_dim, steps = (size_t)how.flow_steps;
-  draw_start(p, &how, env, step, 1, eps);
-  rng_normal(draws(&how, RNG_SDE_NOISE, env, step), steps * dims, eps + dims);
-  flow_policy_chain_of_noise(&p->flow, p->terms, eps + (1 + steps - (size_t)p->terms) * dims, old);
+  draw_start(p, &how, env, step, 1, out.eps);
+  rng_normal(draws(&how, RNG_SDE_NOISE, env, step), steps * dims, out.eps + dims);
+  flow_policy_chain_of_noise(&p->flow, p->terms, out.eps + (1 + steps - (size_t)p->terms) * dims, out.old);
 }
 
 static void dppo_forward(const struct policy *p, const float *parameters, const struct policy_batch *b,
-                         struct policy_workspace *w, float *log_prob, float *entropy) {
-  (void)entropy;
+                         struct policy_workspace *w, float *log_prob) {
   const struct flow_chain chain = chain_of(p, b);
   flow_policy_chain_forward(&p->flow, parameters, b->rows, b->obs, &chain, &w->flow, log_prob);
 }
@@ -177,12 +172,12 @@ const struct mlp *policy_net(const struct policy *p) { return is_gaussian(p) ? &
 struct error *policy_workspace_init(struct policy_workspace *w, const struct policy *p, enum policy_use use, int rows) {
   *w = (struct policy_workspace){0};
   const int backward = use == POLICY_LEARN, pairs = use == POLICY_EVALUATE || use == POLICY_EXPLORE ? 1 : p->terms;
-  if (is_gaussian(p)) return gaussian_workspace_init(&w->gaussian, &p->gaussian, rows, backward);
-  TRY(flow_workspace_init(&w->flow, &p->flow, rows, pairs, backward));
+  if (is_gaussian(p)) TRY(gaussian_workspace_init(&w->gaussian, &p->gaussian, rows, backward));
+  else TRY(flow_workspace_init(&w->flow, &p->flow, rows, pairs, backward));
   const size_t x = simd_padded((size_t)rows * (size_t)p->action_dim);
   const size_t draw = (size_t)p->config->policy.flow_steps * (size_t)p->action_dim;
   const size_t sde = use == POLICY_EXPLORE && p->config->policy.sde_sigma > 0 ? (size_t)rows * draw : 0;
-  w->memory = malloc((x + draw + sde) * sizeof(float));
+  w->memory = malloc((x + draw + sde + (size_t)rows) * sizeof(float));
   if (w->memory == NULL) {
     policy_workspace_free(w);
     return error_no_memory("the policy's workspace");
@@ -190,6 +185,7 @@ struct error *policy_workspace_init(struct policy_workspace *w, const struct pol
   w->x = w->memory;
   w->draw = w->x + x;
   w->sde_noise = w->draw + draw;
+  w->entropy = w->sde_noise + sde;
   return NULL;
 }
 

@@ -44,6 +44,7 @@ struct policy_workspace {
   float *x;         // [rows, A]
   float *draw;      // [flow_steps, A]: one row's
   float *sde_noise; // [flow_steps, rows, A]
+  float *entropy;   // [rows]: of the newest forward, where the config gives it a cost
 };
 struct error *policy_workspace_init(struct policy_workspace *w, const struct policy *p, enum policy_use use,
                                     int rows) MUST_USE;
@@ -70,6 +71,11 @@ struct policy_batch {
   const float *t;      // [rows, times]
 };
 
+// Where an action's draws go: eps [noises, A], t [times] and, where nothing old is recorded, old [ratios].
+struct policy_draws {
+  float *eps, *t, *old;
+};
+
 // What a method does in its own way. `p` is the policy that has the method.
 struct policy_method {
   void (*layout)(struct policy *p, size_t offset); // the network, and the sizes above
@@ -79,13 +85,13 @@ struct policy_method {
   void (*act)(const struct policy *p, const float *parameters, const struct policy_acting *how, uint32_t first_owner,
               uint32_t step, int rows, const float *obs, struct policy_workspace *w, float *record);
 
-  // Draws again what an action's log-probabilities need: eps [noises, A], t [times]. `step` counts control steps of
-  // environment `env` since the run's start. Where nothing old is recorded, old [ratios] too.
-  void (*draw)(const struct policy *p, uint32_t env, uint32_t step, float *eps, float *t, float *old);
+  // Draws again what an action's log-probabilities need. `step` counts control steps of environment `env` since the
+  // run's start.
+  void (*draw)(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out);
 
-  // log_prob [rows, terms]; entropy [rows] where the config gives it a cost, untouched otherwise.
+  // log_prob [rows, terms]
   void (*forward)(const struct policy *p, const float *parameters, const struct policy_batch *b,
-                  struct policy_workspace *w, float *log_prob, float *entropy);
+                  struct policy_workspace *w, float *log_prob);
 
   // Adds the gradient of sum(d_log_prob · log_prob) + d_entropy · sum(entropy) to `gradient`, after the forward with the
   // same arguments and workspace. d_log_prob [rows, terms] is overwritten.

@@ -16,7 +16,7 @@ struct objective_workspace {
   struct policy_workspace policy;
   float *memory, *obs, *value, *d_value, *final_value, *target; // of a value block
   float *log_prob, *d_log_prob;                                 // [policy_rows, terms]
-  float *combined, *entropy;                                    // [policy_rows, ratios], [policy_rows]
+  float *combined;                                              // [policy_rows, ratios]
 };
 
 void objective_layout(struct objective *o, const struct config *config, int obs_dim, int action_dim) {
@@ -33,9 +33,9 @@ struct error *objective_workspace_init(struct objective_workspace **out, const s
   w->value_unrolls = VALUE_BLOCK_ROWS > steps ? VALUE_BLOCK_ROWS / steps : 1;
   w->value_rows = w->value_unrolls * (2 * steps + 1); // at the worst every step has a final observation
   w->policy_rows = POLICY_BLOCK_TERMS > o->policy.terms ? POLICY_BLOCK_TERMS / o->policy.terms : 1;
-  const size_t rows = (size_t)w->value_rows, actions = (size_t)w->policy_rows;
-  const size_t terms = actions * (size_t)o->policy.terms, ratios = actions * (size_t)o->policy.ratios;
-  w->memory = malloc((rows * ((size_t)o->policy.obs_dim + 4) + 2 * terms + ratios + actions) * sizeof(float));
+  const size_t rows = (size_t)w->value_rows, terms = (size_t)w->policy_rows * (size_t)o->policy.terms;
+  const size_t ratios = (size_t)w->policy_rows * (size_t)o->policy.ratios;
+  w->memory = malloc((rows * ((size_t)o->policy.obs_dim + 4) + 2 * terms + ratios) * sizeof(float));
   struct error *e = w->memory ? NULL : error_no_memory("the objective's workspace");
   if (e == NULL) e = mlp_tape_init(&w->value_tape, &o->value, w->value_rows, 1);
   if (e == NULL) e = policy_workspace_init(&w->policy, &o->policy, POLICY_LEARN, w->policy_rows);
@@ -52,7 +52,6 @@ struct error *objective_workspace_init(struct objective_workspace **out, const s
   w->log_prob = w->target + rows;
   w->d_log_prob = w->log_prob + terms;
   w->combined = w->d_log_prob + terms;
-  w->entropy = w->combined + ratios;
   return NULL;
 }
 
@@ -184,11 +183,11 @@ void objective_policy(const struct objective *o, const float *parameters, const 
                                        .action = b->action + at * (size_t)p->action_columns,
                                        .eps = b->eps + at * (size_t)p->noises * (size_t)p->action_dim,
                                        .t = b->t + at * (size_t)p->times};
-    p->method->forward(p, parameters, &block, &w->policy, w->log_prob, w->entropy);
+    p->method->forward(p, parameters, &block, &w->policy, w->log_prob);
     for (size_t i = 0; i < (size_t)block.rows; ++i) {
       const float *log_prob = w->log_prob + i * terms;
       for (size_t m = 0; m < terms; ++m) sums[SUM_LOG_PROB] += (double)log_prob[m];
-      if (cost > 0) sums[SUM_ENTROPY] += (double)w->entropy[i];
+      if (cost > 0) sums[SUM_ENTROPY] += (double)w->policy.entropy[i];
       policy_combine(p, log_prob, w->combined + i * ratios);
       action_ratios(o, b->old_log_prob + (at + i) * ratios, w->combined + i * ratios, advantage[at + i], weight, sums,
                     w->d_log_prob + i * terms);

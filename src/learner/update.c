@@ -233,8 +233,10 @@ static void gather_actions(const struct learner *l, struct gather *g, int shard,
     memcpy(g->action + i * length * act, t->action + from.row * act, length * act * sizeof(float));
     memcpy(old, t->old_log_prob + from.row * columns, length * columns * sizeof(float));
     for (size_t s = 0; s < length; ++s)
-      p->method->draw(p, env, step + (uint32_t)s, g->eps + (i * length + s) * noises, g->t + (i * length + s) * times,
-                      old + s * ratios);
+      p->method->draw(p, env, step + (uint32_t)s,
+                      (struct policy_draws){.eps = g->eps + (i * length + s) * noises,
+                                            .t = g->t + (i * length + s) * times,
+                                            .old = old + s * ratios});
   }
 }
 
@@ -372,10 +374,12 @@ struct error *learner_update(struct learner *l, int64_t iteration, struct learne
   return average(l, report);
 }
 
-double learner_flops(const struct objective *o, const struct shard_sizes *sizes) {
-  const double value = mlp_forward_flops(&o->value), t = sizes->unroll_length;
-  const double of_action = value * (t + 1) / t + mlp_backward_flops(&o->value) + policy_forward_flops(&o->policy) +
-                           policy_backward_flops(&o->policy);
+struct learner_flops learner_flops(const struct objective *o, const struct shard_sizes *sizes) {
   const struct config *c = o->config;
-  return of_action * (double)sizes->minibatch_actions * (double)(c->optimizer.epochs * c->optimizer.minibatches);
+  const double steps = sizes->unroll_length; // an unroll's last observation has a value too
+  const double minibatches = (double)(c->optimizer.epochs * c->optimizer.minibatches);
+  const double actions = (double)sizes->minibatch_actions * minibatches;
+  const double value = mlp_forward_flops(&o->value) * (steps + 1) / steps + mlp_backward_flops(&o->value);
+  const double policy = policy_forward_flops(&o->policy) + policy_backward_flops(&o->policy);
+  return (struct learner_flops){.value = actions * value, .policy = actions * policy};
 }

@@ -44,7 +44,10 @@ void learner_free(struct learner *learner);
 struct error *learner_update(struct learner *learner, int64_t iteration, struct learned *learned,
                              struct update_report *report) MUST_USE;
 
-// Matrix-product operations of one update over all shards.
-double learner_flops(const struct objective *o, const struct shard_sizes *sizes);
+// Matrix-product operations of one update over all shards, by network.
+struct learner_flops {
+  double value, policy;
+};
+struct learner_flops learner_flops(const struct objective *o, const struct shard_sizes *sizes);
 
 #endif

@@ -571,7 +571,7 @@ static void denoising_mdp_log_likelihood_of_every_flow_step(void **state) {
     struct policy_workspace w;
     must(policy_workspace_init(&w, &policy, POLICY_COMPARE, (int)f.rows));
     const struct policy_batch b = {.rows = (int)f.rows, .obs = f.batch_obs, .action = record, .eps = eps};
-    policy.method->forward(&policy, f.parameters, &b, &w, got, NULL);
+    policy.method->forward(&policy, f.parameters, &b, &w, got);
     assert_promise("denoising_mdp/log_likelihood", f.rows * learned, got, want_learned);
     policy_workspace_free(&w);
     free(record), free(eps), free(got), free(want_learned);

@@ -85,11 +85,12 @@ static void noise_tells_the_chains_old_log_probabilities(void **state) {
       const struct policy_acting how = policy_training(&f.config);
       float *record = act(&f, &how, 0, ROWS), *eps = floats(ROWS * drawn), *old = floats(ROWS * terms);
       float *log_prob = floats(ROWS * terms);
-      for (uint32_t r = 0; r < ROWS; ++r) p->method->draw(p, FIRST + r, STEP, eps + r * drawn, NULL, old + r * terms);
+      for (uint32_t r = 0; r < ROWS; ++r)
+        p->method->draw(p, FIRST + r, STEP, (struct policy_draws){.eps = eps + r * drawn, .old = old + r * terms});
       struct policy_workspace w;
       must(policy_workspace_init(&w, p, POLICY_COMPARE, ROWS));
       const struct policy_batch b = {.rows = ROWS, .obs = f.obs, .action = record, .eps = eps};
-      p->method->forward(p, f.parameters, &b, &w, log_prob, NULL);
+      p->method->forward(p, f.parameters, &b, &w, log_prob);
       double *want = to_doubles(ROWS * terms, old);
       assert_near("log-probability", ROWS * terms, log_prob, want, 1e-5);
       policy_workspace_free(&w);
