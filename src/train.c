@@ -87,11 +87,6 @@ int train_threads(const struct config *config, int ranks_on_node) {
 
 // --- Start: rank 0 reads, all ranks build ---
 
-static void warn(void *context, const char *line) {
-  (void)context;
-  fprintf(stderr, "flowrank: warning: %s\n", line);
-}
-
 static struct error *checkpoint_folder(const struct run *r, char path[PATH_BYTES]) {
   if (snprintf(path, PATH_BYTES, "%s/checkpoints", r->options->run) < PATH_BYTES) return NULL;
   return error_new(EXIT_CODE_USAGE, "the run folder's name is too long: %.200s..", r->options->run);
@@ -116,7 +111,7 @@ static struct error *read_config(struct run *r, struct checkpoint *c, bool *foun
   if (o->config == NULL && stat(o->run, &status) == 0 && S_ISREG(status.st_mode))
     return error_new(EXIT_CODE_USAGE, "%s is a file: name the run folder as well, by --run DIR", o->run);
   TRY(checkpoint_folder(r, folder));
-  struct error *e = checkpoint_load_latest(folder, c, found, &path, warn, NULL);
+  struct error *e = checkpoint_load_latest(folder, c, found, &path, metrics_warn, NULL);
   free(path);
   if (e != NULL) return e;
   if (*found && o->fresh)

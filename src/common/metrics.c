@@ -186,3 +186,8 @@ void metrics_end_bar(struct metrics *m) {
   if (m->bar && m->file != NULL) puts("");
   fflush(stdout);
 }
+
+void metrics_warn(void *context, const char *line) {
+  (void)context;
+  fprintf(stderr, "flowrank: warning: %s\n", line);
+}

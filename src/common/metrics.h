@@ -47,4 +47,7 @@ struct error *metrics_append(struct metrics *m, const struct metrics_line *line)
 // Ends the bar's line, so that other text can follow.
 void metrics_end_bar(struct metrics *m);
 
+// One line of warning on stderr; fits where checkpoint.h asks what to do with a file that it passed over.
+void metrics_warn(void *context, const char *line);
+
 #endif
