@@ -288,7 +288,7 @@ static struct error *write_denoising(struct crowd *c, const struct multimodality
   if (chain == NULL) return error_no_memory("the denoising of samples");
   for (int i = 0; i < BLOCK; ++i) place(c, i, m->start_x, m->start_y);
   normalizer_apply(v->normalizer, BLOCK, c->obs, c->obs_norm);
-  rng_normal(rng_stream(c->acting.seed, RNG_EVAL + RNG_BENCH, 0, 0), BLOCK * DIMS, start);
+  rng_normal(rng_stream(c->acting.seed, RNG_EVAL + RNG_BENCH, 0, 0), sizeof start / sizeof *start, start);
   memcpy(c->action, start, sizeof start);
   const struct flow_sampling sampling = {
       .sampler = c->acting.sampler, .steps = c->acting.flow_steps, .kept = c->acting.flow_steps, .chain = chain};
