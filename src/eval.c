@@ -113,6 +113,9 @@ static struct error *check_choices(const struct loaded_policy *p, const struct e
   if (!grid && (o->field != NULL || o->start != NULL))
     return error_new(EXIT_CODE_USAGE, "--%s: %s is a run of %s, and only a GridWorld has cells",
                      o->field ? "field" : "start", p->path, p->task->kind->name);
+  if ((o->field != NULL || o->start != NULL) && (o->sampler_count > 1 || o->step_count > 1))
+    return error_new(EXIT_CODE_USAGE, "--%s takes one sampler and one number of steps", o->field ? "field" : "start");
+  if (o->start != NULL) TRY(multimodality_check_start(p->task, o->start));
   if (p->config.objective.kind != OBJECTIVE_PPO || (o->sampler_count == 0 && o->step_count == 0)) return NULL;
   return error_new(EXIT_CODE_USAGE,
                    "--%s: %s holds a Gaussian policy (objective.kind ppo), which has no flow to integrate",

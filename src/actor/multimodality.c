@@ -202,25 +202,28 @@ static void choose_start(const struct gridworld *g, struct multimodality *m) {
   m->start_y = best / SIZE;
 }
 
-static struct error *take_start(const struct gridworld *g, const int start[2], struct multimodality *m) {
+struct error *multimodality_check_start(const struct task *task, const int start[2]) {
+  const bool inside = start[0] >= 0 && start[0] < SIZE && start[1] >= 0 && start[1] < SIZE;
+  if (inside && gridworld_cell(gridworld_of(task), start[0], start[1]) == GRIDWORLD_FREE) return NULL;
+  return error_new(EXIT_CODE_USAGE, "no walk can start at cell %d,%d: it is not a free cell of 0..%d,0..%d", start[0],
+                   start[1], SIZE - 1, SIZE - 1);
+}
+
+static struct error *take_start(const struct task *task, const int start[2], struct multimodality *m) {
   if (start == NULL) {
-    choose_start(g, m);
+    choose_start(gridworld_of(task), m);
     return NULL;
   }
-  const bool inside = start[0] >= 0 && start[0] < SIZE && start[1] >= 0 && start[1] < SIZE;
-  if (!inside || gridworld_cell(g, start[0], start[1]) != GRIDWORLD_FREE)
-    return error_new(EXIT_CODE_USAGE, "no walk can start at cell %d,%d: it is not a free cell of 0..%d,0..%d", start[0],
-                     start[1], SIZE - 1, SIZE - 1);
+  TRY(multimodality_check_start(task, start));
   m->start_x = start[0];
   m->start_y = start[1];
   return NULL;
 }
 
 struct error *multimodality_measure(const struct evaluation *v, const int start[2], struct multimodality *out) {
-  const struct gridworld *g = gridworld_of(v->task);
   struct crowd crowd;
-  *out = (struct multimodality){.goals = gridworld_goal_count(g)};
-  TRY(take_start(g, start, out));
+  *out = (struct multimodality){.goals = gridworld_goal_count(gridworld_of(v->task))};
+  TRY(take_start(v->task, start, out));
   TRY(crowd_init(&crowd, v));
   measure_moves(&crowd, out);
   struct error *e = measure_goals(&crowd, out);

@@ -38,6 +38,8 @@ struct multimodality {
 // one nearest to the centre that is as far from every goal as can be.
 // Errors: `start` is not free (usage); no memory.
 struct error *multimodality_measure(const struct evaluation *v, const int start[2], struct multimodality *out) MUST_USE;
+// The error of a start that is no free cell, for a caller who wants to know before.
+struct error *multimodality_check_start(const struct task *task, const int start[2]) MUST_USE;
 void multimodality_free(struct multimodality *m);
 
 // A few lines for people, or the members of a JSON object.
