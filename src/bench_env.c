@@ -165,8 +165,9 @@ static void print_env(const struct env_bench *b, struct env_rates *all, struct e
   const double rate = bench_median(all->rate), ratio = bench_median(all->ratio), physics = bench_median(all->physics);
   const double one_rate = bench_median(one->rate), one_ratio = bench_median(one->ratio);
   if (json) {
-    fprintf(out, "{\"task\": \"%s\", \"envs\": %zu, \"shards\": %d, \"threads\": %d, \"substeps\": %d",
-            b->task->kind->name, b->envs, b->sizes.shards, b->threads, b->task->substeps);
+    fprintf(out,
+            "{\"task\": \"%s\", \"envs\": %zu, \"shards\": %d, \"threads\": %d, \"substeps\": %d, \"physics_dt\": %g",
+            b->task->kind->name, b->envs, b->sizes.shards, b->threads, b->task->substeps, b->task->kind->physics_dt);
     print_number("env_steps_per_second", rate, out);
     print_number("bare_physics_steps_per_second", physics, out);
     print_number("ratio", ratio, out);
