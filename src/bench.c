@@ -10,16 +10,14 @@
 #include "common/clock.h"
 #include "learner/update.h"
 
-enum { ROUNDS = 5 }; // each quantity is measured in every round, in turn, so that a slow spell meets all of them
-
 static int ascending(const void *a, const void *b) {
   const double x = *(const double *)a, y = *(const double *)b;
   return (x > y) - (x < y);
 }
 
-static double median(double *values, size_t count) {
-  qsort(values, count, sizeof *values, ascending);
-  return values[count / 2];
+double bench_median(double values[BENCH_ROUNDS]) {
+  qsort(values, BENCH_ROUNDS, sizeof *values, ascending);
+  return values[BENCH_ROUNDS / 2];
 }
 
 // Operations per second of a large sgemm on one core: the limit for matrix products.
@@ -119,13 +117,14 @@ static void bare_acting(struct rollout_bench *b) {
 }
 
 struct rollout_times {
-  double collect[ROUNDS], physics[ROUNDS], sampler[ROUNDS], rate[ROUNDS]; // seconds; sgemm operations/s
+  double collect[BENCH_ROUNDS], physics[BENCH_ROUNDS], sampler[BENCH_ROUNDS],
+      rate[BENCH_ROUNDS]; // seconds; sgemm operations/s
 };
 
 static struct error *rollout_rounds(struct rollout_bench *b, struct rollout_times *t) {
   const size_t bytes = b->rollout.layout.bytes - b->rollout.layout.state;
   rollout_collect(&b->rollout, &b->worker, 0, 0, &b->trajectory); // warm-up
-  for (int i = 0; i < ROUNDS; ++i) {
+  for (int i = 0; i < BENCH_ROUNDS; ++i) {
     double mark = clock_seconds();
     memcpy(b->start, b->trajectory.state, bytes);
     rollout_collect(&b->rollout, &b->worker, 0, i + 1, &b->trajectory);
@@ -149,10 +148,10 @@ static void print_rollout(const struct rollout_bench *b, struct rollout_times *t
   const struct policy *p = &b->objective.policy;
   const struct policy_acting how = policy_training(&b->config);
   const double flops = policy_act_flops(p, &how) + (p->old_columns > 0 ? policy_forward_flops(p) : 0);
-  double ratio[ROUNDS];
-  for (int i = 0; i < ROUNDS; ++i) ratio[i] = (t->physics[i] + steps * flops / t->rate[i]) / t->collect[i];
-  const double collect = median(t->collect, ROUNDS) / steps, physics = median(t->physics, ROUNDS) / steps;
-  const double sampler = median(t->sampler, ROUNDS) / steps, rate = median(t->rate, ROUNDS);
+  double ratio[BENCH_ROUNDS];
+  for (int i = 0; i < BENCH_ROUNDS; ++i) ratio[i] = (t->physics[i] + steps * flops / t->rate[i]) / t->collect[i];
+  const double collect = bench_median(t->collect) / steps, physics = bench_median(t->physics) / steps;
+  const double sampler = bench_median(t->sampler) / steps, rate = bench_median(t->rate);
   fprintf(out,
           json ? "{\"task\": \"%s\", \"physics_steps_per_second\": %.6g, \"env_steps_per_second\": %.6g, "
                  "\"ratio\": %.4f, \"sgemm_flops\": %.6g, \"inference_flops_per_step\": %.6g, "
@@ -164,7 +163,7 @@ static void print_rollout(const struct rollout_bench *b, struct rollout_times *t
                  "sgemm peak           %12.3g operations/s\n"
                  "inference            %12.0f operations per environment step (sampler and old log-probabilities)\n"
                  "share of the time    %11.1f%% bare physics, %.1f%% sampler, ",
-          b->task->kind->name, b->task->substeps / physics, 1 / collect, median(ratio, ROUNDS), rate, flops,
+          b->task->kind->name, b->task->substeps / physics, 1 / collect, bench_median(ratio), rate, flops,
           (json ? 1 : 100) * physics / collect, (json ? 1 : 100) * sampler / collect);
   if (!json)
     fprintf(out, "%.1f%% old log-probabilities, state, observation, reward\n",
@@ -273,9 +272,9 @@ struct error *bench_update(struct comm *comm, const struct config *config, int o
                            FILE *out) {
   struct update_bench b = {0};
   struct update_report u;
-  double rate[ROUNDS], peak[ROUNDS], ratio[ROUNDS], last = 0;
+  double rate[BENCH_ROUNDS], peak[BENCH_ROUNDS], ratio[BENCH_ROUNDS], last = 0;
   struct error *e = update_bench_init(&b, comm, config, obs_dim, action_dim);
-  for (int i = -1; e == NULL && i < ROUNDS; ++i) { // the first is a warm-up
+  for (int i = -1; e == NULL && i < BENCH_ROUNDS; ++i) { // the first is a warm-up
     for (int s = 0; s < b.sizes.shards; ++s) synthetic_shard(&b, s);
     const double started = clock_seconds();
     e = learner_update(b.learner, 0, &b.learned, &u);
@@ -286,8 +285,7 @@ struct error *bench_update(struct comm *comm, const struct config *config, int o
     e = sgemm_rate(&peak[i]);
     ratio[i] = rate[i] / peak[i];
   }
-  if (e == NULL)
-    print_update(&b, median(ratio, ROUNDS), median(rate, ROUNDS), median(peak, ROUNDS), &u, last, json, out);
+  if (e == NULL) print_update(&b, bench_median(ratio), bench_median(rate), bench_median(peak), &u, last, json, out);
   update_bench_free(&b);
   return e;
 }
@@ -298,7 +296,7 @@ static struct error *wire_rate(struct comm *comm, const struct trajectory *t, co
                                double *rate) {
   const int me = comm_rank(comm), last = comm_size(comm) - 1;
   double best = 0;
-  for (int i = 0; i < 4 * ROUNDS; ++i) {
+  for (int i = 0; i < 4 * BENCH_ROUNDS; ++i) {
     const double started = clock_seconds();
     if (me == last) TRY(comm_send(comm, 0, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
     if (me == 0) TRY(comm_receive(comm, last, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));

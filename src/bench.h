@@ -9,6 +9,14 @@
 #include "common/config.h"
 #include "common/error.h"
 
+// Each quantity is measured in every round, in turn, so that a slow spell meets all of them.
+enum { BENCH_ROUNDS = 5 };
+double bench_median(double values[BENCH_ROUNDS]);
+
+// Environment steps/s of the task side alone (resets, physics, observation, reward, state) with random actions, on one
+// core and on cluster.threads threads, against bare mj_step on the same threads.
+struct error *bench_env(const struct config *config, bool json, FILE *out) MUST_USE;
+
 // One core: environment steps/s with policy against bare mj_step of the same model and controls plus the inference's
 // operations at the measured sgemm peak.
 struct error *bench_rollout(const struct config *config, bool json, FILE *out) MUST_USE;

@@ -336,10 +336,11 @@ static struct error *run_bench(const struct arguments *a, struct job *job) {
   TRY(comm_agree(job->comm, config_load(a->operands[1], a->set_count, a->sets, &config)));
   if (strcmp(what, "wire") == 0)
     return bench_wire(job->comm, &config, a->json, comm_rank(job->comm) == 0 ? stdout : NULL);
-  const bool rollout = strcmp(what, "rollout") == 0;
-  if (!rollout && strcmp(what, "update") != 0)
-    return usage("benchmark '%.100s' is unknown: rollout, update or wire", what);
-  if (comm_size(job->comm) > 1) return usage("bench %s measures one core: start it without mpirun", what);
+  const bool env = strcmp(what, "env") == 0, rollout = strcmp(what, "rollout") == 0;
+  if (!env && !rollout && strcmp(what, "update") != 0)
+    return usage("benchmark '%.100s' is unknown: env, rollout, update or wire", what);
+  if (comm_size(job->comm) > 1) return usage("bench %s measures one process: start it without mpirun", what);
+  if (env) return bench_env(&config, a->json, stdout);
   if (rollout) return bench_rollout(&config, a->json, stdout);
   return bench_update(job->comm, &config, (int)a->obs_dim, (int)a->action_dim, a->json, stdout);
 }
@@ -416,9 +417,12 @@ static const struct command COMMANDS[] = {
      "Prints the effective, validated config, or every setting with type, default, range and meaning.\n", 0, 1, false,
      CONFIG_OPTIONS, run_config},
     {"tasks", "tasks [NAME]", "Lists the tasks, or explains one.\n", 0, 1, false, NO_OPTIONS, run_tasks},
-    {"bench", "bench rollout|update|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
-     "Measures against the machine's limit in the same process. --obs-dim, --action-dim: a synthetic batch for "
-     "update.\n",
+    {"bench", "bench env|rollout|update|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
+     "Measures against the machine's limit in the same process.\n"
+     "  env                   the tasks alone, with random actions, on one core and on cluster.threads\n"
+     "  rollout               acting, on one core\n"
+     "  update                learning, on one core; --obs-dim, --action-dim: of a synthetic batch\n"
+     "  wire                  from the actors to the learner, under mpirun\n",
      2, 2, true, BENCH_OPTIONS, run_bench},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };

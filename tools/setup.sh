@@ -31,7 +31,8 @@ plot_modules=numpy,h5py,matplotlib
 install_packages() {
   local wanted=(build-essential cmake pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libopenblas-dev libyaml-dev
     libxxhash-dev libsleef-dev librandom123-dev python3 python3-pip unzip ca-certificates)
-  python_with "$plot_modules" >/dev/null || wanted+=(python3-numpy python3-h5py python3-matplotlib)
+  python_with "yaml,$plot_modules" >/dev/null ||
+    wanted+=(python3-numpy python3-h5py python3-matplotlib python3-yaml)
   [[ ${1-} != --tests ]] || wanted+=(libcmocka-dev clang libomp-dev clang-format clang-tidy hdf5-tools)
 
   say "Debian packages"

@@ -132,12 +132,13 @@ COMMAND_LINES = [
     (["tasks", "CartpoleBalance", "more"], ["usage: flowrank tasks"]),
     (["bench"], ["usage: flowrank bench"]),
     (["bench", "rollout"], ["usage: flowrank bench"]),
-    (["bench", "rolout", "{config}"], ["'rolout'", "rollout, update or wire"]),
+    (["bench", "rolout", "{config}"], ["'rolout'", "env, rollout, update or wire"]),
     (["bench", "rollout", "{missing}"], ["{missing}", "cannot read"]),
     (["bench", "wire", "{config}", "--set", "seed=x"], ["--set seed=x"]),
     (["bench", "update", "{config}", "--obs-dim", "0", "--action-dim", "1"], ["--obs-dim"]),
     (["bench", "update", "{config}", "--obs-dim", "17", "--action-dim", "six"], ["--action-dim", "'six'"]),
     (["bench", "rollout", "{config}", "--set", "task.name=Zzz"], ["'Zzz'"]),
+    (["bench", "env", "{config}", "--set", "task.name=Zzz"], ["'Zzz'"]),
 ]
 
 
@@ -237,7 +238,8 @@ class Text(Input):
         empty.mkdir()
         self.refused("bench", "wire", missing, ranks=2, fragments=["cannot read"])
         self.refused("bench", "wire", config, "--nonsense", ranks=2, fragments=["--nonsense"])
-        self.refused("bench", "update", config, ranks=2, fragments=["without mpirun"])
+        for what in ("env", "update"):
+            self.refused("bench", what, config, ranks=2, fragments=["without mpirun"])
         self.refused("bench", "wire", config, ranks=2, code=FAILED, fragments=[empty], env={"FLOWRANK_ASSETS": empty})
 
 
@@ -399,7 +401,8 @@ class Files(Input):
                 self.refused("train", config, "--run", run, code=FAILED, fragments=fragments, run=run, env=env)
                 self.refused("train", config, "--run", good, code=FAILED, fragments=fragments, run=good, env=env)
                 self.refused("eval", good, code=FAILED, fragments=fragments, run=good, env=env)
-        for arguments in (("bench", "rollout", config), ("bench", "update", config), ("bench", "wire", config)):
+        for what in ("env", "rollout", "update", "wire"):
+            arguments = ("bench", what, config)
             with self.subTest(arguments=arguments):
                 self.refused(*arguments, code=FAILED, fragments=cases["garbage"][1],
                              env={"FLOWRANK_ASSETS": cases["garbage"][0]})
