@@ -106,7 +106,7 @@ def main():
         draw_field(row[0], field, f"{Path(run).resolve().name}: {field['task']}")
         draw_denoising(row[1], field)
     try:
-        figure.savefig(arguments.output, dpi=150)
+        figure.savefig(arguments.output, dpi=100)
     except (OSError, ValueError) as fault:
         fail(f"{arguments.output}: {fault}")
     print(arguments.output)
