@@ -1,0 +1,255 @@
+"""slurm/*.sbatch on a SLURM of three nodes that lives in namespaces of this machine (rig.py).
+
+    python3 tests/slurm/test_slurm.py [-v] [Slurm.test_...]
+
+Whatever happens to a run, it ends equal to one that a single process made without interruption.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))
+
+import rig
+from harness import BINARY, DONE, SOURCE, STOPPED, TINY, USAGE, Case, checkpoints, metrics, yaml_text
+from rig import wait_until
+
+NODES = 3
+ITERATIONS = 400
+STEPS = 320  # an iteration
+SCRIPTS = SOURCE / "slurm"
+LIMIT = 240  # seconds until a job counts as hanging
+
+
+class Slurm(Case):
+    """A tiny run that takes some seconds, so that something can happen to it."""
+
+    base = {**TINY, "rollout.unroll_length": 10, "total_env_steps": ITERATIONS * STEPS, "cluster.threads": "auto",
+            "checkpoint.every": 10, "eval.every": 200}  # fmt: skip
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.cluster = rig.Cluster(NODES)
+
+    def setUp(self):
+        self.run_folder = self.new_path("run")
+        self.jobs = []
+        self.addCleanup(self.end_jobs)
+
+    def end_jobs(self):
+        """Nothing of a test is left in the queue; a failure's report has what SLURM and the jobs wrote."""
+        for job in self.jobs:
+            self.resume(job)
+        for job in self.jobs:
+            rig.run("scancel", job, check=False)
+        wait_until(lambda: not rig.run("squeue", "-h"), "an empty queue", 90)
+        outcome = self._outcome.result
+        if any(test is self for test, _ in [*outcome.failures, *outcome.errors]):
+            for job in self.jobs:
+                print(f"--- log of job {job}\n{self.log(job)}", file=sys.stderr)
+            print(self.cluster.logs(), file=sys.stderr)
+
+    # --- jobs ---
+
+    def submit(self, *arguments, script="train", env=None):
+        """sbatch's options and the script's arguments, which begin with a Path; the job's number."""
+        options = [word for word in arguments if str(word).startswith("-") and word != "--run"]
+        rest = [word for word in arguments if word not in options]
+        # A job's environment is a user's: without what ctest sets to run many ranks on few cores.
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PRTE_", "OMP_", "TMPDIR", "SLURM_CPUS"))}
+        clean.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_pml="ob1", FLOWRANK=str(BINARY),
+                     OMP_WAIT_POLICY="passive", **(env or {}))  # fmt: skip
+        job = rig.run("sbatch", "--parsable", f"--output={self.folder}/%A_%a.log" if script == "sweep" else f"--output={self.folder}/%j.log",
+                      *options, SCRIPTS / f"{script}.sbatch", *rest, cwd=SOURCE, env=clean).strip()  # fmt: skip
+        self.jobs.append(job)
+        return job
+
+    def submit_run(self, *options, config=None, run=None, **more):
+        return self.submit(*options, config or self.config(), "--run", run or self.run_folder, **more)
+
+    def submit_urgent(self, nodes, seconds):
+        job = rig.run("sbatch", "--parsable", "--partition=urgent", f"--nodes={nodes}", "--exclusive", "--output=/dev/null",
+                      f"--wrap=sleep {seconds}").strip()  # fmt: skip
+        self.jobs.append(job)
+        return job
+
+    def log(self, job):
+        path = self.folder / f"{job}.log"
+        return path.read_text(errors="replace") if path.exists() else "(none)"
+
+    def show(self, job):
+        """What SLURM knows of a job."""
+        return dict(re.findall(r"(\S+?)=(\S*)", rig.run("scontrol", "show", "job", job)))
+
+    def wait_for_state(self, job, *states, seconds=LIMIT):
+        def look():
+            shown = self.show(job)
+            final = shown["JobState"] in ("FAILED", "CANCELLED", "TIMEOUT", "COMPLETED", "NODE_FAIL", "PREEMPTED")
+            self.assertTrue(shown["JobState"] in states or not final, f"job {job} is {shown['JobState']}:\n{self.log(job)}")
+            return shown if shown["JobState"] in states else None
+
+        return wait_until(look, f"job {job} is {' or '.join(states)}", seconds, 0.3)
+
+    def wait_for_restart(self, job, count):
+        wait_until(lambda: int(self.show(job)["Restarts"]) >= count, f"restart {count} of job {job}", 120, 0.3)
+
+    def wait_for_progress(self, iteration, run=None):
+        path = Path(run or self.run_folder, "metrics.jsonl")
+        wait_until(lambda: path.exists() and path.read_text().count("\n") >= iteration, f"iteration {iteration} in {path}", LIMIT, 0.01)
+
+    def processes(self, job):
+        """The ranks of a job, as this machine numbers them: pid -> host name of its node."""
+        found = {}
+        for entry in os.listdir("/proc"):
+            try:
+                if entry.isdigit() and os.readlink(f"/proc/{entry}/exe") == str(BINARY):
+                    variables = dict(v.partition("=")[::2] for v in Path("/proc", entry, "environ").read_text().split("\0"))
+                    if variables.get("SLURM_JOB_ID") == job:
+                        found[int(entry)] = variables["SLURMD_NODENAME"]
+            except OSError:
+                continue
+        return found
+
+    def hold(self, job, iteration, run=None):
+        """Stops the ranks once they have come this far, so that what is to happen meets them at work on any machine."""
+        self.wait_for_progress(iteration, run)
+        for pid in self.processes(job):
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self, job):
+        for pid in self.processes(job):
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+
+    # --- expectations ---
+
+    def assert_complete(self, job, run=None, restarts=0, changes=None):
+        """The job has come to its end, and the run is what a single undisturbed process makes."""
+        run = run or self.run_folder
+        shown = self.wait_for_state(job, "COMPLETED")
+        self.assertEqual((shown["ExitCode"], int(shown["Restarts"])), ("0:0", restarts), self.log(job))
+        self.assert_complete_metrics(run, ITERATIONS)
+        self.assert_equal_runs(self.reference(changes), run, self.log(job))
+        self.assert_tidy(run)
+
+    def launches(self, run=None):
+        """(ranks, threads) of each launch."""
+        lines = Path(run or self.run_folder, "launches.jsonl").read_text().splitlines()
+        return [(int(re.search(r'"ranks": (\d+)', line)[1]), int(re.search(r'"threads": (\d+)', line)[1])) for line in lines]
+
+    def fits(self, nodes):
+        """Ranks and threads that whole nodes get by default: a rank a NUMA domain, with its share of the cores."""
+        domains = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+        return nodes * domains, max(rig.CPUS // domains, 1)
+
+    # --- cases ---
+
+    def test_a_plain_run_completes(self):
+        job = self.submit_run("--nodes=3")
+        self.assert_complete(job)
+        self.assertEqual(self.launches(), [self.fits(3)])
+        self.assertIn(f"tools/watch.py {self.run_folder}", self.log(job))
+        again = self.submit_run("--nodes=1")
+        self.assertEqual(self.wait_for_state(again, "COMPLETED")["ExitCode"], "0:0")
+        self.assertIn("is complete: nothing to do", self.log(again))
+
+    def test_ranks_and_threads_as_asked(self):
+        for options, env, expected in (
+            (["--nodes=2"], {"FLOWRANK_RANKS": "core"}, (2 * rig.CPUS, 1)),
+            (["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2"], {}, (2, 2)),
+            (["--oversubscribe", "--ntasks=1", "--cpus-per-task=1"], {}, (1, 1)),
+            (["--nodes=2"], {"FLOWRANK_RANKS": "core", "FLOWRANK_LAUNCHER": "mpirun"}, (2 * rig.CPUS, 1)),
+            (["--nodes=3", "--ntasks=3", "--cpus-per-task=2"], {"FLOWRANK_LAUNCHER": "mpirun"}, (3, 2)),
+        ):
+            with self.subTest(options=options, env=env):
+                run = self.new_path("run")
+                self.assert_complete(self.submit_run(*options, env=env, run=run), run)
+                self.assertEqual(self.launches(run), [expected])
+
+    def test_a_wrong_line_fails_once(self):
+        config = self.config({"rollout.envs": 17})
+        job = self.submit_run("--nodes=2", config=config)
+        shown = self.wait_for_state(job, "FAILED")
+        self.assertEqual((shown["ExitCode"], shown["Restarts"]), (f"{USAGE}:0", "0"))
+        self.assertEqual(self.log(job).count("flowrank: "), 1, self.log(job))
+
+    def test_pre_emption_requeues(self):
+        job = self.submit_run("--nodes=2")
+        self.hold(job, 20)
+        self.submit_urgent(NODES, 2)
+        self.assert_complete(job, restarts=1)
+        self.assertIn("the step ended with code 75", self.log(job))
+        self.assertIn("going on from iteration", self.log(job))
+
+    def test_a_chain_of_time_limits(self):
+        job = self.submit_run("--nodes=2", "--time=1", "--signal=B:USR1@50")
+        for link in (1, 2):
+            self.hold(job, link * ITERATIONS // 4)
+            wait_until(lambda: self.log(job).count("signal passed on") == link, f"the limit of link {link}", 120)
+            self.resume(job)
+            self.wait_for_restart(job, link)
+        self.assert_complete(job, restarts=2)
+        self.assertEqual(self.launches(), [self.fits(2)] * 3)
+
+    def test_scancel_ends_it_and_the_same_line_goes_on(self):
+        config = self.config()
+        job = self.submit_run("--nodes=2", config=config)
+        self.wait_for_progress(20)
+        rig.run("scancel", job)
+        shown = self.wait_for_state(job, "CANCELLED")
+        wait_until(lambda: not rig.run("squeue", "-h"), "an empty queue")
+        self.assertEqual(self.show(job)["Restarts"], "0", self.log(job))
+        reached = self.info(self.run_folder)["iteration"]
+        self.assertGreater(reached, 9)
+        self.assertLess(reached, ITERATIONS, "it had come to its end before")
+        self.assert_complete(self.submit_run("--nodes=2", config=config))
+
+    def test_a_graceful_stop_by_hand_requeues(self):
+        job = self.submit_run("--nodes=2", env={"FLOWRANK_LAUNCHER": "mpirun"})
+        self.wait_for_progress(20)
+        rig.run("scancel", "--batch", "--signal=USR1", job)
+        self.assert_complete(job, restarts=1)
+        self.assertIn("the step ended with code 75", self.log(job))
+
+    def test_a_lost_rank_costs_a_repeat(self):
+        job = self.submit_run("--nodes=3")
+        self.wait_for_progress(20)
+        os.kill(max(self.processes(job)), signal.SIGKILL)
+        self.assert_complete(job, restarts=1)
+
+    def test_a_dead_node_costs_a_repeat(self):
+        for batch_host in (False, True):
+            with self.subTest(batch_host=batch_host):
+                run = self.new_path("run")
+                job = self.submit_run("--nodes=2", run=run)
+                self.hold(job, 20, run)
+                host = self.show(job)["BatchHost"]
+                name = next(node for node in set(self.processes(job).values()) if (node == host) == batch_host)
+                self.cluster.kill_node(name)
+                self.resume(job)
+                self.assert_complete(job, run, restarts=1)
+                self.cluster.start_node(int(name.removeprefix("node")))
+                self.cluster.wait_for_nodes()
+
+    def test_resumes_on_fewer_and_on_more_nodes(self):
+        config = self.config()
+        for nodes, reach in ((3, ITERATIONS // 4), (1, ITERATIONS // 2)):
+            job = self.submit_run(f"--nodes={nodes}", config=config)
+            self.wait_for_progress(reach)
+            rig.run("scancel", job)
+            self.wait_for_state(job, "CANCELLED")
+        self.assert_complete(self.submit_run("--nodes=2", config=config))
+        self.assertEqual(self.launches(), [self.fits(3), self.fits(1), self.fits(2)])
+
+
+if __name__ == "__main__":
+    rig.enter(SOURCE, BINARY)
+    unittest.main()
