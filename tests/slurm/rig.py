@@ -6,6 +6,8 @@ all files are. So the kernel takes all of it away when that process ends, howeve
 
 A node is again the first process of namespaces of its own, so killing that process is a node that loses power: its
 processes and its network are gone at once, and no connection is closed.
+
+    python3 tests/slurm/rig.py [COMMAND...]     runs a command, or a shell, beside a cluster of three nodes
 """
 
 import os
@@ -57,18 +59,17 @@ PartitionName=main Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQ
 PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 """
 
-# $1: pid-file of the node, $2: its name, $3: its number. The network card is put in from outside, by the number of the
-# process, which is 1 in here and therefore told by what waits outside. A node's shared memory and /tmp are its own: names
-# that SLURM's PMIx and Open MPI make there would clash.
+# $0: the node's name, $1: its number. Its network card is put in from outside. Its shared memory and /tmp are its own: the
+# names that SLURM's PMIx and Open MPI make there would clash.
 NODE = """
 set -e
-hostname "$1"
+hostname "$0"
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /dev/shm
 ip link set lo up
 until ip link set eth0 up 2>/dev/null; do sleep 0.05; done
-ip address add "10.77.0.$((10 + $2))/24" dev eth0
-slurmd -D -N "$1" &
+ip address add "10.77.0.$((10 + $1))/24" dev eth0
+slurmd -D -N "$0" &
 wait
 """
 
@@ -162,7 +163,7 @@ class Cluster:
         with open(FOLDER / f"{name}.out", "ab") as out:
             node = subprocess.Popen(
                 ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount", "--uts", "--ipc",
-                 "bash", "-c", NODE, "bash", name, str(number)],
+                 "bash", "-c", NODE, name, str(number)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
         self.nodes[name] = node
@@ -179,7 +180,14 @@ class Cluster:
         return children[0] if own else None
 
     def kill_node(self, name):
-        self.nodes.pop(name).kill()
+        node = self.nodes.pop(name)
+        node.kill()
+        node.wait()
+
+    def stop(self):
+        """The controller goes with this process."""
+        for name in list(self.nodes):
+            self.kill_node(name)
 
     def wait_for_nodes(self):
         """Until all are idle."""
@@ -190,3 +198,9 @@ class Cluster:
         """The newest of what the daemons wrote, for a failure's report."""
         files = [FOLDER / "slurmctld.log", *sorted(FOLDER.glob("slurmd-*.log")), *sorted(FOLDER.glob("node*.out"))]
         return "".join(f"--- {path.name}\n{path.read_text(errors='replace')[-2500:]}\n" for path in files if path.exists())
+
+
+if __name__ == "__main__":
+    enter()
+    Cluster(3)
+    sys.exit(subprocess.run(sys.argv[1:] or ["bash"], check=False).returncode)

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import unittest
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Slurm(Case):
     def setUpClass(cls):
         super().setUpClass()
         cls.cluster = rig.Cluster(NODES)
+        cls.addClassCleanup(cls.cluster.stop)
 
     def setUp(self):
         self.run_folder = self.new_path("run")
@@ -65,8 +67,8 @@ class Slurm(Case):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PRTE_", "OMP_", "TMPDIR", "SLURM_CPUS"))}
         clean.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_pml="ob1", FLOWRANK=str(BINARY),
                      OMP_WAIT_POLICY="passive", **(env or {}))  # fmt: skip
-        job = rig.run("sbatch", "--parsable", f"--output={self.folder}/%A_%a.log" if script == "sweep" else f"--output={self.folder}/%j.log",
-                      *options, SCRIPTS / f"{script}.sbatch", *rest, cwd=SOURCE, env=clean).strip()  # fmt: skip
+        job = rig.run("sbatch", "--parsable", f"--output={self.folder}/{'%A_%a' if script == 'sweep' else '%j'}.log", *options,
+                      SCRIPTS / f"{script}.sbatch", *rest, cwd=SOURCE, env=clean).strip()  # fmt: skip
         self.jobs.append(job)
         return job
 
@@ -80,8 +82,8 @@ class Slurm(Case):
         return job
 
     def log(self, job):
-        path = self.folder / f"{job}.log"
-        return path.read_text(errors="replace") if path.exists() else "(none)"
+        """A job's log, or those of an array's elements."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"{job}*.log")))
 
     def show(self, job):
         """What SLURM knows of a job."""
@@ -101,16 +103,17 @@ class Slurm(Case):
 
     def wait_for_progress(self, iteration, run=None):
         path = Path(run or self.run_folder, "metrics.jsonl")
-        wait_until(lambda: path.exists() and path.read_text().count("\n") >= iteration, f"iteration {iteration} in {path}", LIMIT, 0.01)
+        wait_until(lambda: path.exists() and path.read_text().count("\n") >= iteration, f"iteration {iteration} in {path}", 120, 0.01)
 
-    def processes(self, job):
-        """The ranks of a job, as this machine numbers them: pid -> host name of its node."""
+    def processes(self, job, run=""):
+        """The ranks of a job, those of one run in an array: pid -> name of its node."""
         found = {}
         for entry in os.listdir("/proc"):
             try:
                 if entry.isdigit() and os.readlink(f"/proc/{entry}/exe") == str(BINARY):
                     variables = dict(v.partition("=")[::2] for v in Path("/proc", entry, "environ").read_text().split("\0"))
-                    if variables.get("SLURM_JOB_ID") == job:
+                    known = job in (variables.get("SLURM_JOB_ID"), variables.get("SLURM_ARRAY_JOB_ID"))
+                    if known and str(run) in Path("/proc", entry, "cmdline").read_text():
                         found[int(entry)] = variables["SLURMD_NODENAME"]
             except OSError:
                 continue
@@ -118,8 +121,9 @@ class Slurm(Case):
 
     def hold(self, job, iteration, run=None):
         """Stops the ranks once they have come this far, so that what is to happen meets them at work on any machine."""
+        run = run or self.run_folder
         self.wait_for_progress(iteration, run)
-        for pid in self.processes(job):
+        for pid in self.processes(job, run):
             os.kill(pid, signal.SIGSTOP)
 
     def resume(self, job):
@@ -147,8 +151,8 @@ class Slurm(Case):
 
     def fits(self, nodes):
         """Ranks and threads that whole nodes get by default: a rank a NUMA domain, with its share of the cores."""
-        domains = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
-        return nodes * domains, max(rig.CPUS // domains, 1)
+        domains = min(len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))), rig.CPUS)
+        return nodes * domains, rig.CPUS // domains
 
     # --- cases ---
 
@@ -248,6 +252,67 @@ class Slurm(Case):
             self.wait_for_state(job, "CANCELLED")
         self.assert_complete(self.submit_run("--nodes=2", config=config))
         self.assertEqual(self.launches(), [self.fits(3), self.fits(1), self.fits(2)])
+
+    def test_a_sweep_completes_through_a_pre_emption(self):
+        script = f'source "{SOURCE}/tools/setup.sh" && python_with "yaml,$plot_modules"'
+        python = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False).stdout.strip()
+        if not python:
+            self.skipTest("no Python with yaml and matplotlib for tools/campaign.py")
+        sweep = self.new_path("sweep")
+        clip = {"objective.clip": 0.1}
+        config = self.new_path("config").with_suffix(".yaml")
+        config.write_text(yaml_text({key: value for key, value in self.base.items() if key not in ("seed", "task.name")}))
+        spec, listed = config.with_name("spec.yaml"), config.with_name("runs.list")
+        spec.write_text(f"output: {sweep}\ntasks: [CartpoleBalance]\nseeds: [7, 8]\nmethods:\n  one: {{config: {config}}}\n"
+                        f"  two: {{config: {config}, set: {{objective.clip: 0.1}}}}\n")  # fmt: skip
+        said = rig.run(python, "-B", SOURCE / "tools" / "campaign.py", "--flowrank", BINARY, spec, "--list", listed)
+        self.assertIn("4 runs", said)
+        runs = {sweep / method / "CartpoleBalance" / f"seed{seed}": {"seed": seed, **changes}
+                for method, changes in (("one", {}), ("two", clip)) for seed in (7, 8)}  # fmt: skip
+        job = self.submit("--array=1-4", "--cpus-per-task=1", listed, script="sweep")
+        for run in runs:
+            self.hold(job, 20, run)
+        self.submit_urgent(NODES, 2)
+
+        def ended():
+            shown = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in rig.run("scontrol", "-o", "show", "job", job).splitlines()]
+            return shown if all(one["JobState"] in ("COMPLETED", "FAILED", "CANCELLED") for one in shown) else None
+
+        shown = wait_until(ended, f"the elements of job {job} end", LIMIT, 0.5)
+        self.assertEqual([(one["JobState"], one["Restarts"]) for one in shown], [("COMPLETED", "1")] * 4, self.log(job))
+        for run, changes in runs.items():
+            self.assert_complete_metrics(run, ITERATIONS)
+            self.assert_equal_runs(self.reference(changes), run, run)
+            self.assert_tidy(run)
+
+
+class Rig(unittest.TestCase):
+    def test_nothing_is_left_after_a_kill(self):
+        # a cluster within the namespaces of the one above
+        word = f"{os.getpid()}-{time.monotonic_ns()}"
+        environment = {**os.environ, "FLOWRANK_TEST_WORD": word}
+        environment.pop(rig.ENTERED)
+
+        def alive():
+            found = []
+            for entry in os.listdir("/proc"):
+                try:
+                    if entry.isdigit() and word in Path("/proc", entry, "environ").read_text(errors="replace"):
+                        found.append(Path("/proc", entry, "comm").read_text().strip())
+                except OSError:
+                    continue
+            return found
+
+        before = (rig.run("ip", "-brief", "link"), Path("/proc/self/mounts").read_text())
+        started = subprocess.Popen([sys.executable, "-B", rig.__file__, "bash", "-c", "echo up; exec sleep 1000"], env=environment,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # fmt: skip
+        self.addCleanup(started.stdout.close)
+        self.assertEqual(started.stdout.readline(), b"up\n")
+        self.assertEqual([alive().count(name) for name in ("slurmctld", "slurmd", "munged")], [1, 3, 1])
+        started.kill()
+        started.wait()
+        wait_until(lambda: not alive(), "all processes end", 10)
+        self.assertEqual((rig.run("ip", "-brief", "link"), Path("/proc/self/mounts").read_text()), before)
 
 
 if __name__ == "__main__":
