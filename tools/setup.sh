@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what flowrank needs and does not find: Debian packages, then MuJoCo and the task models (tools/pinned.txt)
 # unpacked under build/deps. What is there is left alone, so a second run needs neither root nor network.
-#   tools/setup.sh [--tests]     --tests: what building and running the tests needs as well
+#   tools/setup.sh [--tests] [--slurm]     --tests: what building and running the tests needs as well
+#                                          --slurm: what the tests on a SLURM need as well; none of its services is started
 # tools/quickstart.sh and tools/test.sh source this file and use its functions.
 set -euo pipefail
 
@@ -27,13 +28,15 @@ python_with() {
   return 1
 }
 plot_modules=numpy,h5py,matplotlib
+slurm_packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix2 iproute2)
 
 install_packages() {
   local wanted=(build-essential cmake pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libopenblas-dev libyaml-dev
     libxxhash-dev libsleef-dev librandom123-dev python3 python3-pip unzip ca-certificates)
   python_with "yaml,$plot_modules" >/dev/null ||
     wanted+=(python3-numpy python3-h5py python3-matplotlib python3-yaml)
-  [[ ${1-} != --tests ]] || wanted+=(libcmocka-dev clang libomp-dev clang-format clang-tidy hdf5-tools)
+  [[ " $* " != *" --tests "* ]] || wanted+=(libcmocka-dev clang libomp-dev clang-format clang-tidy hdf5-tools)
+  [[ " $* " != *" --slurm "* ]] || wanted+=("${slurm_packages[@]}")
 
   say "Debian packages"
   if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
@@ -152,12 +155,18 @@ build() {
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
-  case ${1-} in
-  '' | --tests) setup "$@" ;;
-  --help | -h) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" ;;
-  *)
-    echo "setup.sh: unknown option '$1'; allowed: --tests" >&2
-    exit 2
-    ;;
-  esac
+  for option in "$@"; do
+    case $option in
+    --tests | --slurm) ;;
+    --help | -h)
+      sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+      exit 0
+      ;;
+    *)
+      echo "setup.sh: unknown option '$option'; allowed: --tests, --slurm" >&2
+      exit 2
+      ;;
+    esac
+  done
+  setup "$@"
 fi

@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs every check: formatting, the tests built by gcc, the unit and golden tests built by
 # clang, the unit, golden and fault tests under AddressSanitizer and UBSan, and clang-tidy. All warnings are errors.
-#   tools/test.sh [--fast | --slow]     --fast: formatting and the gcc build's tests only
-#                                       --slow: the tests labelled slow as well
+#   tools/test.sh [--fast | --slow | --slurm]     --fast: formatting and the gcc build's tests only
+#                                                 --slow: the tests labelled slow as well
+#                                                 --slurm: only those labelled slurm: batch jobs on a SLURM that they bring
+#                                                 up, as root, in namespaces of this machine; about 7 minutes
 # Every stage runs even when one before it failed; exit code 1 when any did.
 set -euo pipefail
 # shellcheck source=tools/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 fast=false
-not_slow=(-LE slow)
+slurm=false
+not_slow=(-LE 'slow|slurm')
 for option in "$@"; do
   case $option in
   --fast) fast=true ;;
-  --slow) not_slow=() ;;
+  --slow) not_slow=(-LE slurm) ;;
+  --slurm) slurm=true ;;
   --help | -h)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
     exit 0
     ;;
   *)
-    echo "test.sh: unknown option '$option'; allowed: --fast, --slow" >&2
+    echo "test.sh: unknown option '$option'; allowed: --fast, --slow, --slurm" >&2
     exit 2
     ;;
   esac
@@ -90,11 +94,16 @@ check_tidy() {
     find src -name '*.c' ! -path src/common/error.c -print0 | tidy --extra-arg="-include$source_dir/tests/analyzer.h"
 }
 
-setup --tests
-
-stage "formatting" check_format
-stage "gcc: all tests" build_and_test build gcc -DCMAKE_BUILD_TYPE=Release -DFLOWRANK_WERROR=ON -- "${not_slow[@]}"
-if ! $fast; then
+gcc_build=(build gcc -DCMAKE_BUILD_TYPE=Release -DFLOWRANK_WERROR=ON)
+if $slurm; then
+  setup --tests --slurm
+  stage "gcc: tests on a SLURM" build_and_test "${gcc_build[@]}" -- -L slurm
+else
+  setup --tests
+  stage "formatting" check_format
+  stage "gcc: all tests" build_and_test "${gcc_build[@]}" -- "${not_slow[@]}"
+fi
+if ! $fast && ! $slurm; then
   stage "clang: unit and golden tests" build_and_test build-clang clang -DCMAKE_BUILD_TYPE=Release -DFLOWRANK_WERROR=ON -- \
     -L 'unit|golden' "${not_slow[@]}"
   stage "sanitizers: unit, golden and fault tests" build_and_test build-asan gcc -DCMAKE_BUILD_TYPE=Debug \

@@ -15,7 +15,7 @@ import sys
 import time
 
 TAIL_BYTES = 65536  # the newest lines; all that is shown lies in them, however long the run is
-SHARES = 24  # iterations that the speed is a mean of
+SPEED_ITERATIONS = 24  # that the speed is a mean of
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,11 +37,11 @@ def read_settings(folder):
         raise NoRun("no run: no config.yaml there" if os.path.isdir(folder) else "no run: no such folder") from None
     except OSError as fault:
         raise NoRun(f"no run: {fault.strerror}") from None
-    found = {name: re.search(rf"^ *{name}: (\S+)$", text, re.MULTILINE)
-             for name in ("total_env_steps", "envs", "unroll_length", "unrolls", "name")}  # fmt: skip
+    found = {name: re.search(rf"^ *{name}: (\d+)$", text, re.MULTILINE)
+             for name in ("total_env_steps", "envs", "unroll_length", "unrolls")}  # fmt: skip
     if any(match is None for match in found.values()):
         raise NoRun("no run: config.yaml is not the effective config of one")
-    return {name: match[1] for name, match in found.items()}
+    return {name: int(match[1]) for name, match in found.items()}
 
 
 def read_newest(folder):
@@ -91,13 +91,13 @@ HEADER = ("run", "iteration", "done", "steps/s", "return", "evaluation", "left",
 def look(folder, now):
     """One run as the texts of a row, in the order of HEADER."""
     settings = read_settings(folder)
-    per_iteration = int(settings["envs"]) * int(settings["unroll_length"]) * int(settings["unrolls"])
-    total = -(-int(settings["total_env_steps"]) // per_iteration)
+    per_iteration = settings["envs"] * settings["unroll_length"] * settings["unrolls"]
+    total = -(-settings["total_env_steps"] // per_iteration)  # rounded up
     records, changed = read_newest(folder)
     if not records:
         return [folder, f"0/{total}", "0%", "-", "-", "-", "-", "no iteration yet"]
     last = records[-1]
-    speeds = [record["steps_per_second"] for record in records[-SHARES:]]
+    speeds = [record["steps_per_second"] for record in records[-SPEED_ITERATIONS:]]
     speed = len(speeds) / sum(1 / speed for speed in speeds)  # of equally many steps each
     iteration = last["iteration"]
     values = (newest_value(records, "episode_return"), newest_value(records, "eval_return"))

@@ -193,6 +193,12 @@ class Slurm(Case):
         self.assertIn("the step ended with code 75", self.log(job))
         self.assertIn("going on from iteration", self.log(job))
 
+    def test_pre_emption_under_mpirun_requeues(self):
+        job = self.submit_run("--nodes=2", env={"FLOWRANK_LAUNCHER": "mpirun"})
+        self.hold(job, 20)
+        self.submit_urgent(NODES, 2)
+        self.assert_complete(job, restarts=1)
+
     def test_a_chain_of_time_limits(self):
         job = self.submit_run("--nodes=2", "--time=1", "--signal=B:USR1@50")
         for link in (1, 2):
