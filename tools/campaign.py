@@ -296,8 +296,8 @@ def write_list(runs, program, path):
         command = shlex.join(run.command(program))
         lines.append(f"mkdir -p {shlex.quote(str(run.log.parent))} && exec {command} >{shlex.quote(str(run.log))} 2>&1\n")
     write_whole(Path(path), "".join(lines).encode())
-    line = f'sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str(Path(path).resolve()))} | bash'
-    print(f"{len(lines)} runs: sbatch --array=1-{len(lines)} --wrap {shlex.quote(line)}")
+    listed = shlex.quote(str(Path(path).resolve()))
+    print(f"{len(lines)} runs; from {SOURCE}: sbatch --array=1-{len(lines)} --cpus-per-task=8 slurm/sweep.sbatch {listed}")
 
 
 # --- The report ---

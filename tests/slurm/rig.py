@@ -4,8 +4,7 @@ enter() starts the program again as the first process of namespaces of its own (
 Everything that a cluster consists of lies in them: processes, the bridge, the nodes' networks, and a /run in memory, where
 all files are. So the kernel takes all of it away when that process ends, however it ends; there is nothing to clean up.
 
-A node is again the first process of namespaces of its own, so killing that process is a node that loses power: its
-processes and its network are gone at once, and no connection is closed.
+A node is again the first process of namespaces of its own, so killing that process ends all of the node's at once.
 
     python3 tests/slurm/rig.py [COMMAND...]     runs a command, or a shell, beside a cluster of three nodes
 """
@@ -180,6 +179,8 @@ class Cluster:
         return children[0] if own else None
 
     def kill_node(self, name):
+        """As if its power failed: first the network, so that nobody hears of the processes' end."""
+        run("ip", "link", "delete", name.replace("node", "card"))
         node = self.nodes.pop(name)
         node.kill()
         node.wait()

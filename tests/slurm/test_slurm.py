@@ -272,7 +272,8 @@ class Slurm(Case):
         spec.write_text(f"output: {sweep}\ntasks: [CartpoleBalance]\nseeds: [7, 8]\nmethods:\n  one: {{config: {config}}}\n"
                         f"  two: {{config: {config}, set: {{objective.clip: 0.1}}}}\n")  # fmt: skip
         said = rig.run(python, "-B", SOURCE / "tools" / "campaign.py", "--flowrank", BINARY, spec, "--list", listed)
-        self.assertIn("4 runs", said)
+        self.assertIn("4 runs;", said)
+        self.assertIn(f"--array=1-4 --cpus-per-task=8 slurm/sweep.sbatch {listed}", said)
         runs = {sweep / method / "CartpoleBalance" / f"seed{seed}": {"seed": seed, **changes}
                 for method, changes in (("one", {}), ("two", clip)) for seed in (7, 8)}  # fmt: skip
         job = self.submit("--array=1-4", "--cpus-per-task=1", listed, script="sweep")
