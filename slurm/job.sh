@@ -15,7 +15,7 @@ newest_checkpoint() {
 # Puts this job back into the queue, unless SLURM is about to end it (cancelled) or to requeue it (pre-empted, node lost).
 requeue() {
   local state
-  state=$(squeue --noheader --jobs="$job" --format=%T)
+  state=$(squeue --noheader --jobs="$job" --format=%T) || true
   if [[ $state != RUNNING ]]; then
     say "not requeued: the job is ${state:-gone}"
   elif scontrol requeue "$job"; then
@@ -44,9 +44,9 @@ run_step() {
   trap '' USR1 TERM # the step has ended: nothing is left to pass on
   say "the step ended with code $code"
   case $code in
-  0 | 2) ;;    # complete; usage or config, which no repetition mends
-  75) requeue ;; # stopped early with a complete checkpoint
-  *)           # a rank or a node was lost, or an error: again only if this launch came any further
+  0 | 2) ;; # complete; usage or config, which no repetition mends
+  75) requeue ;;
+  *) # a rank or a node was lost, or an error: again only if this launch came any further
     [[ $(newest_checkpoint "$run") == "$before" ]] || requeue
     ;;
   esac

@@ -73,7 +73,8 @@ class Watch(Case):
         (other / "config.yaml").write_text("a: b\n")
         result = self.watch("--once", empty, self.folder / "absent", good, other, code=FAILED)
         lines = result.out.splitlines()
-        for line, words in zip(lines[1:], ("no run: no config.yaml", "no run: no such folder", "3/100", "no run: config.yaml is not")):
+        expected = ("no run: no config.yaml", "no run: no such folder", "3/100", "no run: config.yaml is not")
+        for line, words in zip(lines[1:], expected):
             self.assertIn(words, line)
         self.assertEqual((len(lines), result.err), (5, ""))
 
@@ -89,11 +90,11 @@ class Watch(Case):
             watch = subprocess.Popen([sys.executable, "-B", WATCH, "--interval", "0.05", folder], stdout=terminal.theirs)
             self.addCleanup(watch.kill)
             until = time.monotonic() + 60
-            while not b"3/100" in b"".join(terminal.pieces) and time.monotonic() < until:
+            while b"3/100" not in b"".join(terminal.pieces) and time.monotonic() < until:
                 time.sleep(0.02)
             new = self.made(4)
             os.replace(new / "metrics.jsonl", Path(folder, "metrics.jsonl"))
-            while not b"4/100" in b"".join(terminal.pieces) and time.monotonic() < until:
+            while b"4/100" not in b"".join(terminal.pieces) and time.monotonic() < until:
                 time.sleep(0.02)
             watch.send_signal(signal.SIGINT)
             self.assertEqual(watch.wait(60), DONE)

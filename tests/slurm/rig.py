@@ -11,6 +11,7 @@ A node is again the first process of namespaces of its own, so killing that proc
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 FOLDER = Path("/run/flowrank")  # the cluster's shared file system; a node's /tmp is its own
 SKIPPED = 77  # exit code; tests/CMakeLists.txt knows it
 ENTERED = "FLOWRANK_RIG_ENTERED"
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "unshare", "mount", "mpirun")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "unshare", "setpriv", "mount", "mpirun")
 CPUS = 2  # a node's, of this machine's real ones: two nodes share them
 
 CONFIG = """
@@ -93,7 +94,7 @@ def missing(*paths):
 
 
 def enter(*paths):
-    """Goes on in namespaces of its own, or ends with SKIPPED and the reason. paths: what nodes must see."""
+    """Returns in namespaces of its own, or ends with SKIPPED and the reason. paths: what nodes must see."""
     if os.environ.get(ENTERED):
         return
     reason = missing(*paths)
@@ -102,9 +103,15 @@ def enter(*paths):
         sys.exit(SKIPPED)
     inside = ("set -e; hostname control; mount -t tmpfs tmpfs /run; mkdir /run/flowrank; ip link set lo up;"
               'export TMPDIR=/run/flowrank; exec "$@"')  # fmt: skip
-    os.environ[ENTERED] = "1"
-    os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount", "--uts", "--ipc",
-                          "bash", "-c", inside, "bash", sys.executable, "-B", *sys.argv])  # fmt: skip
+    # The kernel kills unshare when this process ends, by which signal ever (unshare itself blocks SIGTERM), and with it its
+    # child, the first process inside, and with that all others.
+    holder = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount",
+         "--uts", "--ipc", "bash", "-c", inside, "bash", sys.executable, "-B", *sys.argv],
+        env={**os.environ, ENTERED: "1"},
+    )  # fmt: skip
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the process inside
+    sys.exit(holder.wait())
 
 
 def run(*command, check=True, **options):

@@ -103,7 +103,11 @@ class Slurm(Case):
 
     def wait_for_progress(self, iteration, run=None):
         path = Path(run or self.run_folder, "metrics.jsonl")
-        wait_until(lambda: path.exists() and path.read_text().count("\n") >= iteration, f"iteration {iteration} in {path}", 120, 0.01)
+
+        def reached():
+            return path.exists() and path.read_text().count("\n") >= iteration
+
+        wait_until(reached, f"iteration {iteration} in {path}", 120, 0.01)
 
     def processes(self, job, run=""):
         """The ranks of a job, those of one run in an array: pid -> name of its node."""
@@ -311,15 +315,17 @@ class Rig(unittest.TestCase):
             return found
 
         before = (rig.run("ip", "-brief", "link"), Path("/proc/self/mounts").read_text())
-        started = subprocess.Popen([sys.executable, "-B", rig.__file__, "bash", "-c", "echo up; exec sleep 1000"], env=environment,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # fmt: skip
-        self.addCleanup(started.stdout.close)
-        self.assertEqual(started.stdout.readline(), b"up\n")
-        self.assertEqual([alive().count(name) for name in ("slurmctld", "slurmd", "munged")], [1, 3, 1])
-        started.kill()
-        started.wait()
-        wait_until(lambda: not alive(), "all processes end", 10)
-        self.assertEqual((rig.run("ip", "-brief", "link"), Path("/proc/self/mounts").read_text()), before)
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            with self.subTest(signal=number):
+                started = subprocess.Popen([sys.executable, "-B", rig.__file__, "bash", "-c", "echo up; exec sleep 1000"],
+                                           env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # fmt: skip
+                self.addCleanup(started.stdout.close)
+                self.assertEqual(started.stdout.readline(), b"up\n")
+                self.assertEqual([alive().count(name) for name in ("slurmctld", "slurmd", "munged")], [1, 3, 1])
+                started.send_signal(number)
+                started.wait(10)
+                wait_until(lambda: not alive(), "all processes end", 10)
+                self.assertEqual((rig.run("ip", "-brief", "link"), Path("/proc/self/mounts").read_text()), before)
 
 
 if __name__ == "__main__":
