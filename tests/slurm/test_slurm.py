@@ -6,6 +6,7 @@ Whatever happens to a run, it ends equal to one that a single process made witho
 """
 
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -31,7 +32,7 @@ class Slurm(Case):
     """A tiny run that takes some seconds, so that something can happen to it."""
 
     base = {**TINY, "rollout.unroll_length": 10, "total_env_steps": ITERATIONS * STEPS, "cluster.threads": "auto",
-            "checkpoint.every": 10, "eval.every": 200}  # fmt: skip
+            "checkpoint.every": 10, "eval.every": 200, "log.interval": 5}  # fmt: skip
 
     @classmethod
     def setUpClass(cls):
@@ -59,7 +60,7 @@ class Slurm(Case):
 
     # --- jobs ---
 
-    def submit(self, *arguments, script="train", env=None):
+    def submit(self, *arguments, script="train", env=None, user=()):
         """sbatch's options and the script's arguments, which begin with a Path; the job's number."""
         options = [word for word in arguments if str(word).startswith("-") and word != "--run"]
         rest = [word for word in arguments if word not in options]
@@ -67,7 +68,7 @@ class Slurm(Case):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PRTE_", "OMP_", "TMPDIR", "SLURM_CPUS"))}
         clean.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_pml="ob1", FLOWRANK=str(BINARY),
                      OMP_WAIT_POLICY="passive", **(env or {}))  # fmt: skip
-        job = rig.run("sbatch", "--parsable", f"--output={self.folder}/{'%A_%a' if script == 'sweep' else '%j'}.log", *options,
+        job = rig.run(*user, "sbatch", "--parsable", f"--output={self.folder}/{'%A_%a' if script == 'sweep' else '%j'}.log", *options,
                       SCRIPTS / f"{script}.sbatch", *rest, cwd=SOURCE, env=clean).strip()  # fmt: skip
         self.jobs.append(job)
         return job
@@ -232,6 +233,20 @@ class Slurm(Case):
         rig.run("scancel", "--batch", "--signal=USR1", job)
         self.assert_complete(job, restarts=1)
         self.assertIn("the step ended with code 75", self.log(job))
+
+    def test_an_ordinary_user_may_requeue(self):
+        nobody = pwd.getpwnam("nobody")
+        user = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
+        if subprocess.run([*user, BINARY, "--help"], capture_output=True, check=False).returncode != 0:
+            self.skipTest(f"{BINARY} is not for everybody")
+        os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+        job = self.submit_run("--nodes=2", user=user)
+        self.hold(job, 20)
+        rig.run(*user, "scancel", "--batch", "--signal=USR1", job)
+        wait_until(lambda: "signal passed on" in self.log(job), "the signal's way")
+        self.resume(job)
+        self.assert_complete(job, restarts=1)
+        self.assertEqual(self.run_folder.stat().st_uid, nobody.pw_uid)
 
     def test_a_lost_rank_costs_a_repeat(self):
         job = self.submit_run("--nodes=3")
