@@ -7,18 +7,9 @@
 #include <string.h>
 
 #include "actor/rollout.h"
+#include "bench_rounds.h"
 #include "common/clock.h"
 #include "learner/update.h"
-
-static int ascending(const void *a, const void *b) {
-  const double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-double bench_median(double values[BENCH_ROUNDS]) {
-  qsort(values, BENCH_ROUNDS, sizeof *values, ascending);
-  return values[BENCH_ROUNDS / 2];
-}
 
 // Operations per second of a large sgemm on one core: the limit for matrix products.
 static struct error *sgemm_rate(double *rate) {
@@ -115,14 +106,13 @@ static void bare_sampler(struct rollout_bench *b) {
 }
 
 struct rollout_times {
-  double collect[BENCH_ROUNDS], physics[BENCH_ROUNDS], sampler[BENCH_ROUNDS],
-      rate[BENCH_ROUNDS]; // seconds; sgemm operations/s
+  double collect[ROUNDS], physics[ROUNDS], sampler[ROUNDS], rate[ROUNDS]; // seconds; sgemm operations/s
 };
 
 static struct error *rollout_rounds(struct rollout_bench *b, struct rollout_times *t) {
   const size_t bytes = b->rollout.layout.bytes - b->rollout.layout.state;
   rollout_collect(&b->rollout, &b->worker, 0, 0, &b->trajectory); // warm-up
-  for (int i = 0; i < BENCH_ROUNDS; ++i) {
+  for (int i = 0; i < ROUNDS; ++i) {
     double mark = clock_seconds();
     memcpy(b->start, b->trajectory.state, bytes);
     rollout_collect(&b->rollout, &b->worker, 0, i + 1, &b->trajectory);
@@ -148,10 +138,10 @@ static void print_rollout(const struct rollout_bench *b, struct rollout_times *t
   const double steps = (double)b->rollout.sizes.envs * b->rollout.sizes.steps;
   const double flops = flow_policy_sample_flops(&b->objective.policy, c->policy.sampler, (int)c->policy.flow_steps) +
                        flow_policy_cfm_forward_flops(&b->objective.policy, b->objective.pairs);
-  double ratio[BENCH_ROUNDS];
-  for (int i = 0; i < BENCH_ROUNDS; ++i) ratio[i] = (t->physics[i] + steps * flops / t->rate[i]) / t->collect[i];
-  const double collect = bench_median(t->collect) / steps, physics = bench_median(t->physics) / steps;
-  const double sampler = bench_median(t->sampler) / steps, rate = bench_median(t->rate);
+  double ratio[ROUNDS];
+  for (int i = 0; i < ROUNDS; ++i) ratio[i] = (t->physics[i] + steps * flops / t->rate[i]) / t->collect[i];
+  const double collect = median(t->collect, ROUNDS) / steps, physics = median(t->physics, ROUNDS) / steps;
+  const double sampler = median(t->sampler, ROUNDS) / steps, rate = median(t->rate, ROUNDS);
   fprintf(out,
           json ? "{\"task\": \"%s\", \"physics_steps_per_second\": %.6g, \"env_steps_per_second\": %.6g, "
                  "\"ratio\": %.4f, \"sgemm_flops\": %.6g, \"inference_flops_per_step\": %.6g, "
@@ -163,7 +153,7 @@ static void print_rollout(const struct rollout_bench *b, struct rollout_times *t
                  "sgemm peak           %12.3g operations/s\n"
                  "inference            %12.0f operations per environment step (sampler and old losses)\n"
                  "share of the time    %11.1f%% bare physics, %.1f%% sampler, ",
-          b->task->kind->name, b->task->substeps / physics, 1 / collect, bench_median(ratio), rate, flops,
+          b->task->kind->name, b->task->substeps / physics, 1 / collect, median(ratio, ROUNDS), rate, flops,
           (json ? 1 : 100) * physics / collect, (json ? 1 : 100) * sampler / collect);
   if (!json)
     fprintf(out, "%.1f%% old losses, noise, state, observation, reward\n",
@@ -268,9 +258,9 @@ struct error *bench_update(struct comm *comm, const struct config *config, int o
                            FILE *out) {
   struct update_bench b = {0};
   struct update_report u;
-  double seconds[BENCH_ROUNDS], peak[BENCH_ROUNDS], ratio[BENCH_ROUNDS], last = 0;
+  double seconds[ROUNDS], peak[ROUNDS], ratio[ROUNDS], last = 0;
   struct error *e = update_bench_init(&b, comm, config, obs_dim, action_dim);
-  for (int i = -1; e == NULL && i < BENCH_ROUNDS; ++i) { // the first is a warm-up
+  for (int i = -1; e == NULL && i < ROUNDS; ++i) { // the first is a warm-up
     for (int s = 0; s < b.sizes.shards; ++s) synthetic_shard(&b, s);
     const double started = clock_seconds();
     e = learner_update(b.learner, 0, &b.learned, &u);
@@ -281,8 +271,8 @@ struct error *bench_update(struct comm *comm, const struct config *config, int o
     ratio[i] = learner_flops(&b.objective, &b.sizes) / last / peak[i];
   }
   if (e == NULL)
-    print_update(&b, bench_median(ratio), learner_flops(&b.objective, &b.sizes) / bench_median(seconds),
-                 bench_median(peak), &u, last, json, out);
+    print_update(&b, median(ratio, ROUNDS), learner_flops(&b.objective, &b.sizes) / median(seconds, ROUNDS),
+                 median(peak, ROUNDS), &u, last, json, out);
   update_bench_free(&b);
   return e;
 }
@@ -293,7 +283,7 @@ static struct error *wire_rate(struct comm *comm, const struct trajectory *t, co
                                double *rate) {
   const int me = comm_rank(comm), last = comm_size(comm) - 1;
   double best = 0;
-  for (int i = 0; i < 4 * BENCH_ROUNDS; ++i) {
+  for (int i = 0; i < 4 * ROUNDS; ++i) {
     const double started = clock_seconds();
     if (me == last) TRY(comm_send(comm, 0, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
     if (me == 0) TRY(comm_receive(comm, last, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
