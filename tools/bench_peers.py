@@ -59,13 +59,13 @@ def peer_pool(order, envs, batch):
 
 
 def peer_steps(pool, actions, count, seconds):
-    """Up to `count` batches. Returns their number and the time they took."""
-    done, started = 0, time.perf_counter()
+    """Up to `count` batches. Returns their number, and the wall and CPU time they took."""
+    done, started, cpu = 0, time.perf_counter(), time.process_time()
     while done < count and time.perf_counter() - started < seconds:
         info = pool.recv()[4]
         pool.send(actions[done % len(actions)], info["env_id"])
         done += 1
-    return done, time.perf_counter() - started
+    return done, time.perf_counter() - started, time.process_time() - cpu
 
 
 def peer_choose(order):
@@ -74,7 +74,7 @@ def peer_choose(order):
     for envs, batch in SIZES:
         pool, actions = peer_pool(order, envs, batch)
         peer_steps(pool, actions, 20, TRIAL_SECONDS)
-        done, seconds = peer_steps(pool, actions, sys.maxsize, TRIAL_SECONDS)
+        done, seconds, _ = peer_steps(pool, actions, sys.maxsize, TRIAL_SECONDS)
         tried.append((done * batch / seconds, envs, batch))
     _, envs, batch = max(tried)
     return (*peer_pool(order, envs, batch), envs, batch)
@@ -88,8 +88,9 @@ def serve():
         if line not in pools:
             pools[line] = peer_choose(order)
         pool, actions, envs, batch = pools[line]
-        _, seconds = peer_steps(pool, actions, (EPISODE + 1) * envs // batch, float("inf"))  # a reset takes a step
-        print(json.dumps({"rate": EPISODE * envs / seconds, "envs": envs, "batch": batch}), flush=True)
+        _, seconds, cpu = peer_steps(pool, actions, (EPISODE + 1) * envs // batch, float("inf"))  # a reset takes a step
+        steps = EPISODE * envs
+        print(json.dumps({"rate": steps / seconds, "cpu": cpu / steps, "envs": envs, "batch": batch}), flush=True)
 
 
 # --- Installing ---
@@ -186,6 +187,7 @@ def compare(options, peer, task, same_models):
         row[f"{name}_envs"], row[f"{name}_batch"] = rounds[-1][i]["envs"], rounds[-1][i]["batch"]
         row[f"{name}_ratio"] = statistics.median(ratios)
         row[f"{name}_ratios"] = ratios
+        row[f"{name}_cpu_ratio"] = statistics.median(r[i]["cpu"] / r[0]["cpu_seconds_per_env_step"] for r in rounds)
     return row
 
 
@@ -198,9 +200,11 @@ def print_head(options, versions):
           f"sides (so ratios of physics steps/s are the same)\n"
           f"flowrank: {ENVS} environments in {SHARDS} shards; EnvPool: the fastest of "
           f"{', '.join(f'{envs} environments in batches of {batch}' for envs, batch in SIZES)}\n"
-          "same model: EnvPool with flowrank's model file (MuJoCo Playground's); own model: with dm_control's\n\n"
-          f"{'task':<16} {'mj_steps':>8} {'step s':>7} {'flowrank':>9} {'/ bare':>6} | {'EnvPool, same model':>24} {'ratio':>18} | "
-          f"{'EnvPool, own model':>24} {'ratio':>18} {'step s':>7}")  # fmt: skip
+          "same model: EnvPool with flowrank's model file (MuJoCo Playground's); own model: with dm_control's\n"
+          "ratio: flowrank / EnvPool, with the lowest and highest round; CPU: of CPU seconds a step, EnvPool / flowrank, which "
+          "other work on the machine disturbs less\n\n"
+          f"{'task':<16} {'mj_steps':>8} {'step s':>7} {'flowrank':>9} {'/ bare':>6} | {'EnvPool, same model':>19} {'ratio':>18} {'CPU':>6} | "
+          f"{'EnvPool, own model':>19} {'ratio':>18} {'CPU':>6} {'step s':>7}")  # fmt: skip
 
 
 def print_row(row):
@@ -209,7 +213,8 @@ def print_row(row):
     for name in ("envpool", "envpool_own_model"):
         size = f"({row[name + '_envs']}/{row[name + '_batch']})"
         ratios = row[f"{name}_ratios"]
-        cells.append(f"{row[name]:>15.0f} {size:>8} {row[name + '_ratio']:>6.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})")
+        cells.append(f"{row[name]:>10.0f} {size:>8} {row[name + '_ratio']:>6.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f}) "
+                     f"{row[name + '_cpu_ratio']:>6.2f}")  # fmt: skip
     print(" | ".join(cells), f"{row['envpool_own_physics_dt']:>7g}", flush=True)
 
 

@@ -194,16 +194,6 @@ class Commands(Case):
         self.assertEqual((got["obs_dim"], got["action_dim"]), (17, 6))
         self.assertTrue(is_positive(got["ratio"]), got)
 
-    def test_bench_env(self):
-        config = self.config({"cluster.threads": 2})
-        got = parse_json(self.run_program("bench", "env", config, "--json").out)
-        self.assertEqual((got["task"], got["envs"], got["shards"], got["threads"], got["substeps"]), ("CartpoleBalance", 16, 8, 2, 1))
-        for key in ("env_steps_per_second", "one_core_env_steps_per_second", "bare_physics_steps_per_second", "ratio", "one_core_ratio"):
-            self.assertTrue(is_positive(got[key]), got)
-        self.assertIn("achieved / limit", self.run_program("bench", "env", config).out)
-        grid = self.run_program("bench", "env", config, "--set", "task.name=GridWorldTwoWalls", "--json").out
-        self.assertIsNone(parse_json(grid)["ratio"], "there is no physics to compare with")
-
     def test_bench_wire(self):
         config = self.config()
         alone = parse_json(self.run_program("bench", "wire", config, "--json").out)
@@ -214,6 +204,16 @@ class Commands(Case):
         self.assertIsNone(alone["bytes_per_second"])
         self.assertTrue(is_positive(together["bytes_per_second"]), together)
         self.assertIn("per environment step", self.run_program("bench", "wire", config, ranks=2).out)
+
+    def test_bench_env(self):
+        config = self.config({"cluster.threads": 2})
+        got = parse_json(self.run_program("bench", "env", config, "--json").out)
+        self.assertEqual((got["task"], got["envs"], got["shards"], got["threads"], got["substeps"]), ("CartpoleBalance", 16, 8, 2, 1))
+        for key in ("env_steps_per_second", "one_core_env_steps_per_second", "bare_physics_steps_per_second", "ratio", "one_core_ratio"):
+            self.assertTrue(is_positive(got[key]), got)
+        self.assertIn("achieved / limit", self.run_program("bench", "env", config).out)
+        grid = self.run_program("bench", "env", config, "--set", "task.name=GridWorldTwoWalls", "--json").out
+        self.assertIsNone(parse_json(grid)["ratio"], "there is no physics to compare with")
 
     # --- what a person sees ---
 
