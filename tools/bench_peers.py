@@ -76,15 +76,19 @@ def peer_choose(order):
         peer_steps(pool, actions, 20, TRIAL_SECONDS)
         done, seconds, _ = peer_steps(pool, actions, sys.maxsize, TRIAL_SECONDS)
         tried.append((done * batch / seconds, envs, batch))
+        del pool  # its simulators take much memory
     _, envs, batch = max(tried)
     return (*peer_pool(order, envs, batch), envs, batch)
 
 
 def serve():
-    """Answers each order, a line of JSON, with a whole episode's rate."""
-    pools = {}
+    """Answers each order, a line of JSON, with a whole episode's rate. Keeps the pools of one task."""
+    pools, task = {}, None
     for line in sys.stdin:
         order = json.loads(line)
+        if order["task"] != task:
+            pools.clear()
+            task = order["task"]
         if line not in pools:
             pools[line] = peer_choose(order)
         pool, actions, envs, batch = pools[line]
@@ -230,8 +234,9 @@ def measure(options):
     if not options.json:
         print_head(options, versions)
     with subprocess.Popen(
-        [PEER_PYTHON, "-B", __file__, "--serve"], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as peer:
+        [PEER_PYTHON, "-B", Path(__file__).resolve(), "--serve"], text=True, cwd=HOME,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as peer:  # fmt: skip
         rows = []
         for task in options.tasks or TASKS:
             rows.append(compare(options, peer, task, same_models))
