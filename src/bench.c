@@ -7,9 +7,18 @@
 #include <string.h>
 
 #include "actor/rollout.h"
-#include "bench_rounds.h"
 #include "common/clock.h"
 #include "learner/update.h"
+
+static int ascending(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+double bench_median(double values[BENCH_ROUNDS]) {
+  qsort(values, BENCH_ROUNDS, sizeof *values, ascending);
+  return values[BENCH_ROUNDS / 2];
+}
 
 // Operations per second of a large sgemm on one core: the limit for matrix products.
 static struct error *sgemm_rate(double *rate) {
@@ -56,8 +65,7 @@ static struct error *rollout_bench_init(struct rollout_bench *b, const struct co
                         .parameters = b->learned.parameters,
                         .normalizer = &b->learned.normalizer,
                         .sizes = shard_sizes(&b->config)};
-  trajectory_layout_init(&r->layout, &b->config, &r->sizes, b->task->obs_dim, b->task->action_dim,
-                         b->task->episode_length, b->task->state_size);
+  trajectory_layout_init(&r->layout, &b->objective.policy, &r->sizes, b->task->episode_length, b->task->state_size);
   TRY(trajectory_init(&b->trajectory, &r->layout));
   b->start = malloc(r->layout.bytes); // room for the trajectory's states
   if (b->start == NULL) return error_no_memory("the rollout benchmark");
@@ -80,6 +88,7 @@ static void bare_physics(struct rollout_bench *b) {
   const struct rollout *r = &b->rollout;
   const struct task *task = b->task;
   const size_t act = (size_t)task->action_dim, steps = (size_t)r->sizes.steps;
+  const size_t columns = (size_t)r->layout.action_columns;
   mjData *d = b->worker.task.data;
   for (size_t e = 0; e < (size_t)r->sizes.envs; ++e) {
     double *env = b->start + e * r->layout.state_size, *state = env + ENV_HEADER + task->obs_dim;
@@ -87,7 +96,8 @@ static void bare_physics(struct rollout_bench *b) {
     uint32_t episode = (uint32_t)env[ENV_EPISODE];
     task_load(task, &b->worker.task, state);
     for (size_t row = e * steps; row < (e + 1) * steps; ++row) {
-      for (size_t i = 0; i < act; ++i) d->ctrl[i] = (double)b->trajectory.action[row * act + i];
+      const float *action = b->trajectory.action + (row + 1) * columns - act;
+      for (size_t i = 0; i < act; ++i) d->ctrl[i] = (double)action[i];
       for (int i = 0; i < task->substeps; ++i) mj_step(task->model, d);
       if (b->trajectory.flags[row] == 0) continue;
       episode = first ? 0 : episode + 1;
@@ -97,36 +107,36 @@ static void bare_physics(struct rollout_bench *b) {
   }
 }
 
-// Inference alone: the sampler on the shard's batch, as often as a collection calls it.
-static void bare_sampler(struct rollout_bench *b) {
-  const struct config *c = &b->config;
+// Inference alone: actions of the shard's batch, as often as a collection makes them.
+static void bare_acting(struct rollout_bench *b) {
+  const struct policy *p = &b->objective.policy;
+  const struct policy_acting how = policy_training(&b->config);
   for (int s = 0; s < b->rollout.sizes.steps; ++s)
-    flow_policy_sample(&b->objective.policy, b->learned.parameters, c->policy.sampler, (int)c->policy.flow_steps,
-                       b->rollout.sizes.envs, b->worker.obs_norm, NULL, &b->worker.sampler, b->worker.action);
+    p->method->act(p, b->learned.parameters, &how, 0, (uint32_t)s, b->rollout.sizes.envs, b->worker.obs_norm,
+                   &b->worker.acting, b->worker.record);
 }
 
 struct rollout_times {
-  double collect[ROUNDS], physics[ROUNDS], sampler[ROUNDS], rate[ROUNDS]; // seconds; sgemm operations/s
+  double collect[BENCH_ROUNDS], physics[BENCH_ROUNDS], sampler[BENCH_ROUNDS],
+      rate[BENCH_ROUNDS]; // seconds; sgemm operations/s
 };
 
 static struct error *rollout_rounds(struct rollout_bench *b, struct rollout_times *t) {
   const size_t bytes = b->rollout.layout.bytes - b->rollout.layout.state;
   rollout_collect(&b->rollout, &b->worker, 0, 0, &b->trajectory); // warm-up
-  for (int i = 0; i < ROUNDS; ++i) {
+  for (int i = 0; i < BENCH_ROUNDS; ++i) {
     double mark = clock_seconds();
     memcpy(b->start, b->trajectory.state, bytes);
     rollout_collect(&b->rollout, &b->worker, 0, i + 1, &b->trajectory);
     t->collect[i] = clock_seconds() - mark;
-    for (size_t a = 0; a < (size_t)b->rollout.sizes.envs * (size_t)b->rollout.sizes.steps; ++a)
-      for (int d = 0; d < b->task->action_dim; ++d) {
-        float *action = &b->trajectory.action[a * (size_t)b->task->action_dim + (size_t)d];
-        *action = tanhf(*action);
-      }
+    const size_t recorded = (size_t)b->rollout.sizes.envs * (size_t)b->rollout.sizes.steps;
+    for (size_t a = 0; a < recorded * (size_t)b->rollout.layout.action_columns; ++a)
+      b->trajectory.action[a] = tanhf(b->trajectory.action[a]);
     mark = clock_seconds();
     if (b->task->model != NULL) bare_physics(b);
     t->physics[i] = clock_seconds() - mark;
     mark = clock_seconds();
-    bare_sampler(b);
+    bare_acting(b);
     t->sampler[i] = clock_seconds() - mark;
     TRY(sgemm_rate(&t->rate[i]));
   }
@@ -134,14 +144,14 @@ static struct error *rollout_rounds(struct rollout_bench *b, struct rollout_time
 }
 
 static void print_rollout(const struct rollout_bench *b, struct rollout_times *t, bool json, FILE *out) {
-  const struct config *c = &b->config;
   const double steps = (double)b->rollout.sizes.envs * b->rollout.sizes.steps;
-  const double flops = flow_policy_sample_flops(&b->objective.policy, c->policy.sampler, (int)c->policy.flow_steps) +
-                       flow_policy_cfm_forward_flops(&b->objective.policy, b->objective.pairs);
-  double ratio[ROUNDS];
-  for (int i = 0; i < ROUNDS; ++i) ratio[i] = (t->physics[i] + steps * flops / t->rate[i]) / t->collect[i];
-  const double collect = median(t->collect, ROUNDS) / steps, physics = median(t->physics, ROUNDS) / steps;
-  const double sampler = median(t->sampler, ROUNDS) / steps, rate = median(t->rate, ROUNDS);
+  const struct policy *p = &b->objective.policy;
+  const struct policy_acting how = policy_training(&b->config);
+  const double flops = policy_act_flops(p, &how) + (p->old_columns > 0 ? policy_forward_flops(p) : 0);
+  double ratio[BENCH_ROUNDS];
+  for (int i = 0; i < BENCH_ROUNDS; ++i) ratio[i] = (t->physics[i] + steps * flops / t->rate[i]) / t->collect[i];
+  const double collect = bench_median(t->collect) / steps, physics = bench_median(t->physics) / steps;
+  const double sampler = bench_median(t->sampler) / steps, rate = bench_median(t->rate);
   fprintf(out,
           json ? "{\"task\": \"%s\", \"physics_steps_per_second\": %.6g, \"env_steps_per_second\": %.6g, "
                  "\"ratio\": %.4f, \"sgemm_flops\": %.6g, \"inference_flops_per_step\": %.6g, "
@@ -151,12 +161,12 @@ static void print_rollout(const struct rollout_bench *b, struct rollout_times *t
                  "with policy          %12.0f environment steps/s\n"
                  "achieved / limit     %12.2f  (limit: bare physics + inference operations at the sgemm peak)\n"
                  "sgemm peak           %12.3g operations/s\n"
-                 "inference            %12.0f operations per environment step (sampler and old losses)\n"
+                 "inference            %12.0f operations per environment step (sampler and old log-probabilities)\n"
                  "share of the time    %11.1f%% bare physics, %.1f%% sampler, ",
-          b->task->kind->name, b->task->substeps / physics, 1 / collect, median(ratio, ROUNDS), rate, flops,
+          b->task->kind->name, b->task->substeps / physics, 1 / collect, bench_median(ratio), rate, flops,
           (json ? 1 : 100) * physics / collect, (json ? 1 : 100) * sampler / collect);
   if (!json)
-    fprintf(out, "%.1f%% old losses, noise, state, observation, reward\n",
+    fprintf(out, "%.1f%% old log-probabilities, state, observation, reward\n",
             100 * (collect - physics - sampler) / collect);
 }
 
@@ -200,9 +210,9 @@ static void synthetic_shard(const struct update_bench *b, int s) {
   const size_t rows = (size_t)l->envs * (size_t)l->steps;
   const uint32_t owner = (uint32_t)s;
   rng_normal(rng_stream(1, RNG_BENCH, owner, 0), (rows + (size_t)l->envs) * (size_t)l->obs_dim, t->obs);
-  rng_normal(rng_stream(1, RNG_BENCH, owner, 1), rows * (size_t)l->action_dim, t->action);
+  rng_normal(rng_stream(1, RNG_BENCH, owner, 1), rows * (size_t)l->action_columns, t->action);
   rng_uniform(rng_stream(1, RNG_BENCH, owner, 2), rows, t->reward);
-  rng_uniform(rng_stream(1, RNG_BENCH, owner, 3), rows * (size_t)l->loss_columns, t->old_loss);
+  rng_uniform(rng_stream(1, RNG_BENCH, owner, 3), rows * (size_t)l->old_columns, t->old_log_prob);
   memset(t->flags, 0, rows);
 }
 
@@ -219,7 +229,7 @@ static struct error *update_bench_init(struct update_bench *b, struct comm *comm
   }
   objective_layout(&b->objective, &b->config, obs_dim, action_dim);
   b->sizes = shard_sizes(&b->config);
-  trajectory_layout_init(&b->layout, &b->config, &b->sizes, obs_dim, action_dim, 1000, 0);
+  trajectory_layout_init(&b->layout, &b->objective.policy, &b->sizes, 1000, 0);
   TRY(placement_init(&b->placement, &b->config, 1));
   TRY(learned_init(&b->learned, &b->objective));
   b->trajectory = calloc((size_t)b->sizes.shards, sizeof *b->trajectory);
@@ -236,43 +246,46 @@ static void update_bench_free(struct update_bench *b) {
   placement_free(&b->placement);
 }
 
+// `peak`: sgemm's operations per second; `u`, `seconds`: of the newest update, whose networks are held against it alone.
 static void print_update(const struct update_bench *b, double ratio, double rate, double peak,
                          const struct update_report *u, double seconds, bool json, FILE *out) {
   const double share = (json ? 1 : 100) / seconds;
+  const struct learner_flops flops = learner_flops(&b->objective, &b->sizes);
   fprintf(out,
           json ? "{\"obs_dim\": %d, \"action_dim\": %d, \"parameters\": %zu, \"update_flops\": %.6g, "
-                 "\"sgemm_flops\": %.6g, \"ratio\": %.4f, \"value_share\": %.4f, \"policy_share\": %.4f, "
-                 "\"reduce_share\": %.4f, \"adam_share\": %.4f, \"normalise_share\": %.4f}\n"
+                 "\"sgemm_flops\": %.6g, \"ratio\": %.4f, \"value_ratio\": %.4f, \"policy_ratio\": %.4f, "
+                 "\"value_share\": %.4f, \"policy_share\": %.4f, \"reduce_share\": %.4f, \"adam_share\": %.4f, "
+                 "\"normalise_share\": %.4f}\n"
                : "observation %d, action %d, %zu parameters, one core\n"
                  "update               %12.3g operations/s\n"
                  "sgemm peak           %12.3g operations/s\n"
                  "achieved / limit     %12.2f\n"
+                 "of it, while at work %12.2f in the value network, %.2f in the policy\n"
                  "share of the time    %11.1f%% value network, %.1f%% policy, %.1f%% reduction, %.1f%% Adam, %.1f%% "
                  "normaliser\n",
-          b->objective.obs_dim, b->objective.action_dim, b->objective.parameter_count, rate, peak, ratio,
-          share * u->value_seconds, share * u->policy_seconds, share * u->reduce_seconds, share * u->adam_seconds,
-          share * u->normalise_seconds);
+          b->objective.policy.obs_dim, b->objective.policy.action_dim, b->objective.parameter_count, rate, peak, ratio,
+          flops.value / u->value_seconds / peak, flops.policy / u->policy_seconds / peak, share * u->value_seconds,
+          share * u->policy_seconds, share * u->reduce_seconds, share * u->adam_seconds, share * u->normalise_seconds);
 }
 
 struct error *bench_update(struct comm *comm, const struct config *config, int obs_dim, int action_dim, bool json,
                            FILE *out) {
   struct update_bench b = {0};
   struct update_report u;
-  double seconds[ROUNDS], peak[ROUNDS], ratio[ROUNDS], last = 0;
+  double rate[BENCH_ROUNDS], peak[BENCH_ROUNDS], ratio[BENCH_ROUNDS], last = 0;
   struct error *e = update_bench_init(&b, comm, config, obs_dim, action_dim);
-  for (int i = -1; e == NULL && i < ROUNDS; ++i) { // the first is a warm-up
+  for (int i = -1; e == NULL && i < BENCH_ROUNDS; ++i) { // the first is a warm-up
     for (int s = 0; s < b.sizes.shards; ++s) synthetic_shard(&b, s);
     const double started = clock_seconds();
     e = learner_update(b.learner, 0, &b.learned, &u);
     last = clock_seconds() - started;
     if (e != NULL || i < 0) continue;
-    seconds[i] = last;
+    const struct learner_flops flops = learner_flops(&b.objective, &b.sizes);
+    rate[i] = (flops.value + flops.policy) / last;
     e = sgemm_rate(&peak[i]);
-    ratio[i] = learner_flops(&b.objective, &b.sizes) / last / peak[i];
+    ratio[i] = rate[i] / peak[i];
   }
-  if (e == NULL)
-    print_update(&b, median(ratio, ROUNDS), learner_flops(&b.objective, &b.sizes) / median(seconds, ROUNDS),
-                 median(peak, ROUNDS), &u, last, json, out);
+  if (e == NULL) print_update(&b, bench_median(ratio), bench_median(rate), bench_median(peak), &u, last, json, out);
   update_bench_free(&b);
   return e;
 }
@@ -283,7 +296,7 @@ static struct error *wire_rate(struct comm *comm, const struct trajectory *t, co
                                double *rate) {
   const int me = comm_rank(comm), last = comm_size(comm) - 1;
   double best = 0;
-  for (int i = 0; i < 4 * ROUNDS; ++i) {
+  for (int i = 0; i < 4 * BENCH_ROUNDS; ++i) {
     const double started = clock_seconds();
     if (me == last) TRY(comm_send(comm, 0, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
     if (me == 0) TRY(comm_receive(comm, last, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
@@ -301,7 +314,9 @@ static struct error *wire_init(const struct config *config, struct trajectory_la
   struct task *task;
   TRY(task_open(config->task.name, config->task.episode_length, NULL, &task));
   const struct shard_sizes sizes = shard_sizes(config);
-  trajectory_layout_init(l, config, &sizes, task->obs_dim, task->action_dim, task->episode_length, task->state_size);
+  struct policy policy;
+  policy_layout(&policy, config, task->obs_dim, task->action_dim, 0);
+  trajectory_layout_init(l, &policy, &sizes, task->episode_length, task->state_size);
   task_close(task);
   return trajectory_init(t, l);
 }
@@ -309,7 +324,7 @@ static struct error *wire_init(const struct config *config, struct trajectory_la
 // rate: NaN where one rank has no wire.
 static void print_wire(const struct trajectory_layout *l, double rate, int last, bool json, FILE *out) {
   const double steps = (double)l->envs * l->steps;
-  const double payload = 4.0 * (l->obs_dim + l->action_dim + l->loss_columns + 1) + 1; // with reward and flags
+  const double payload = 4.0 * (l->obs_dim + l->action_columns + l->old_columns + 1) + 1; // with reward and flags
   if (json) {
     fprintf(out, "{\"message_bytes\": %zu, \"bytes_per_step\": %.3f, \"payload_bytes_per_step\": %.3f, ", l->bytes,
             (double)l->bytes / steps, payload);
@@ -319,7 +334,7 @@ static void print_wire(const struct trajectory_layout *l, double rate, int last,
   }
   fprintf(out,
           "message              %12zu bytes a shard and iteration (%zu for the learner, %zu tail)\n"
-          "per environment step %12.2f bytes (%.0f of observation, action, reward, flags and old loss)\n",
+          "per environment step %12.2f bytes (%.0f of observation, action, reward, flags and old log-probability)\n",
           l->bytes, l->learner_bytes, l->bytes - l->learner_bytes, (double)l->bytes / steps, payload);
   if (isnan(rate)) fprintf(out, "bandwidth                       - one rank has no wire: run under mpirun -n 2\n");
   else fprintf(out, "bandwidth            %12.3g bytes/s from rank %d to rank 0\n", rate, last);

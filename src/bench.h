@@ -9,6 +9,10 @@
 #include "common/config.h"
 #include "common/error.h"
 
+// Each quantity is measured in every round, in turn, so that a slow spell meets all of them.
+enum { BENCH_ROUNDS = 5 };
+double bench_median(double values[BENCH_ROUNDS]);
+
 // Environment steps/s of the task side alone (resets, physics, observation, reward, state) with random actions, on one
 // core and on cluster.threads threads, against bare mj_step on the same threads.
 struct error *bench_env(const struct config *config, bool json, FILE *out) MUST_USE;

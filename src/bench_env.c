@@ -7,7 +7,6 @@
 
 #include "actor/task.h"
 #include "bench.h"
-#include "bench_rounds.h"
 #include "common/clock.h"
 #include "common/shard.h"
 #include "common/trajectory.h"
@@ -132,7 +131,7 @@ static void env_bench_free(struct env_bench *b) {
 
 // Environment steps/s, CPU seconds of a step, and the ratio to the physics alone, on a number of threads.
 struct env_rates {
-  double rate[ROUNDS], cpu[ROUNDS], physics[ROUNDS], ratio[ROUNDS]; // physics: mj_step/s
+  double rate[BENCH_ROUNDS], cpu[BENCH_ROUNDS], physics[BENCH_ROUNDS], ratio[BENCH_ROUNDS]; // physics: mj_step/s
 };
 
 // Of all threads; other work on the machine hardly changes it.
@@ -172,15 +171,14 @@ static void print_number(const char *name, double value, FILE *out) {
 }
 
 static void print_env(const struct env_bench *b, struct env_rates *all, struct env_rates *one, bool json, FILE *out) {
-  const double rate = median(all->rate, ROUNDS), ratio = median(all->ratio, ROUNDS),
-               physics = median(all->physics, ROUNDS);
-  const double one_rate = median(one->rate, ROUNDS), one_ratio = median(one->ratio, ROUNDS);
+  const double rate = bench_median(all->rate), ratio = bench_median(all->ratio), physics = bench_median(all->physics);
+  const double one_rate = bench_median(one->rate), one_ratio = bench_median(one->ratio);
   if (json) {
     fprintf(out,
             "{\"task\": \"%s\", \"envs\": %zu, \"shards\": %d, \"threads\": %d, \"substeps\": %d, \"physics_dt\": %g",
             b->task->kind->name, b->envs, b->sizes.shards, b->threads, b->task->substeps, b->task->kind->physics_dt);
     print_number("env_steps_per_second", rate, out);
-    print_number("cpu_seconds_per_env_step", median(all->cpu, ROUNDS), out);
+    print_number("cpu_seconds_per_env_step", bench_median(all->cpu), out);
     print_number("bare_physics_steps_per_second", physics, out);
     print_number("ratio", ratio, out);
     print_number("one_core_env_steps_per_second", one_rate, out);
@@ -207,7 +205,7 @@ struct error *bench_env(const struct config *config, bool json, FILE *out) {
   struct error *e = env_bench_init(&b, config);
   if (e == NULL) {
     choose_steps(&b);
-    for (int i = 0; i < ROUNDS; ++i) {
+    for (int i = 0; i < BENCH_ROUNDS; ++i) {
       env_round(&b, b.threads, i, &all);
       env_round(&b, 1, i, &one);
     }

@@ -2,19 +2,16 @@
 #include <cblas.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "actor/evaluate.h"
 #include "actor/task.h"
 #include "bench.h"
 #include "common/checkpoint.h"
-#include "common/clock.h"
 #include "common/comm.h"
 #include "common/config.h"
-#include "common/text.h"
-#include "learner/objective.h"
+#include "common/metrics.h"
+#include "eval.h"
 #include "train.h"
 #include "version.h"
 
@@ -22,11 +19,13 @@ enum { MAX_SETS = 256 };
 
 // What the options of all commands add up to; each command allows a subset.
 struct arguments {
-  const char *run, *sampler;
+  const char *run;
   char command_line[4096];
   const char *sets[MAX_SETS];
   int set_count;
-  int64_t max_iterations, episodes, steps, seed, obs_dim, action_dim;
+  struct eval_options eval;
+  int start[2]; // eval's
+  int64_t max_iterations, obs_dim, action_dim;
   double max_wall;
   bool fresh, json, reference, help;
   int operand_count;
@@ -42,6 +41,9 @@ enum option_code {
   OPTION_EPISODES,
   OPTION_STEPS,
   OPTION_SAMPLER,
+  OPTION_NOISE,
+  OPTION_START,
+  OPTION_FIELD,
   OPTION_SEED,
   OPTION_JSON,
   OPTION_REFERENCE,
@@ -82,6 +84,53 @@ static struct error *read_duration(const char *text, double *seconds) {
   return *seconds > 0 ? NULL : usage("--max-wall '%.100s' leaves no time", text);
 }
 
+// A list "a,b,c", cut up.
+struct list {
+  char text[1024];
+  char *item[EVAL_MAX_LIST];
+};
+
+// Returns how many items; 0: an empty one, or too many.
+static int split(const char *text, struct list *list) {
+  int count = 0;
+  if (strlen(text) >= sizeof list->text) return 0;
+  snprintf(list->text, sizeof list->text, "%s", text);
+  for (char *next = list->text; next != NULL; ++count) {
+    if (count == EVAL_MAX_LIST) return 0;
+    list->item[count] = strsep(&next, ",");
+    if (list->item[count][0] == '\0') return 0;
+  }
+  return count;
+}
+
+static struct error *read_samplers(const char *text, struct eval_options *o) {
+  struct list list;
+  o->sampler_count = split(text, &list);
+  if (o->sampler_count == 0) return usage("--sampler '%.100s' is not a list such as euler,heun", text);
+  for (int i = 0; i < o->sampler_count; ++i) TRY(config_sampler_parse(list.item[i], &o->sampler[i]));
+  return NULL;
+}
+
+static struct error *read_steps(const char *text, struct eval_options *o) {
+  struct list list;
+  o->step_count = split(text, &list);
+  if (o->step_count == 0) return usage("--steps '%.100s' is not a list such as 1,2,5,10", text);
+  for (int i = 0; i < o->step_count; ++i) {
+    int64_t steps;
+    TRY(read_count("steps", list.item[i], 1, &steps));
+    o->steps[i] = (int)steps;
+  }
+  return NULL;
+}
+
+static struct error *read_cell(const char *text, struct arguments *a) {
+  char junk;
+  if (sscanf(text, "%d,%d%c", &a->start[0], &a->start[1], &junk) != 2)
+    return usage("--start '%.100s' is not a cell such as 12,12", text);
+  a->eval.start = a->start;
+  return NULL;
+}
+
 static struct error *take_option(struct arguments *a, int option, const char *value) {
   switch (option) {
   case OPTION_RUN:
@@ -95,14 +144,22 @@ static struct error *take_option(struct arguments *a, int option, const char *va
     a->fresh = true;
     return NULL;
   case OPTION_EPISODES:
-    return read_count("episodes", value, 1, &a->episodes);
+    return read_count("episodes", value, 1, &a->eval.episodes);
   case OPTION_STEPS:
-    return read_count("steps", value, 1, &a->steps);
+    return read_steps(value, &a->eval);
   case OPTION_SAMPLER:
-    a->sampler = value;
+    return read_samplers(value, &a->eval);
+  case OPTION_NOISE:
+    if (strcmp(value, "0") != 0 && strcmp(value, "1") != 0) return usage("--noise '%.100s' is neither 0 nor 1", value);
+    a->eval.noise = *value == '1';
     return NULL;
+  case OPTION_START:
+    return read_cell(value, a);
+  case OPTION_FIELD:
+    a->eval.field = value;
+    return *value != '\0' ? NULL : usage("--field '%s' is not a file's name", value);
   case OPTION_SEED:
-    return read_count("seed", value, 0, &a->seed);
+    return read_count("seed", value, 0, &a->eval.seed);
   case OPTION_JSON:
     a->json = true;
     return NULL;
@@ -145,7 +202,7 @@ static const char *faulty_argument(int argc, char **argv) {
 }
 
 static struct error *parse(const struct command *c, int argc, char **argv, struct arguments *a) {
-  *a = (struct arguments){.seed = -1};
+  *a = (struct arguments){.eval = {.seed = -1, .noise = -1}};
   optind = 1;
   opterr = 0;
   for (int option; (option = getopt_long(argc, argv, ":h", c->options, NULL)) != -1;) {
@@ -163,95 +220,14 @@ static struct error *parse(const struct command *c, int argc, char **argv, struc
   return NULL;
 }
 
-static void warn(void *context, const char *line) {
-  (void)context;
-  fprintf(stderr, "flowrank: warning: %s\n", line);
-}
-
 // --- eval ---
-
-// A checkpoint with all that it needs to act.
-struct loaded_policy {
-  struct checkpoint checkpoint;
-  char *path;
-  struct config config;
-  struct task *task;
-  struct objective objective;
-  struct normalizer normalizer;
-};
-
-static void loaded_policy_free(struct loaded_policy *p) {
-  checkpoint_free(&p->checkpoint);
-  free(p->path);
-  task_close(p->task);
-  normalizer_free(&p->normalizer);
-}
-
-static struct error *load_policy(const char *name, struct loaded_policy *p) {
-  TRY(checkpoint_open(name, &p->checkpoint, &p->path, warn, NULL));
-  const struct checkpoint *c = &p->checkpoint;
-  TRY(error_prefix(config_parse("its config", c->config_text, 0, NULL, &p->config), "%s", p->path));
-  TRY(task_open(p->config.task.name, p->config.task.episode_length, NULL, &p->task));
-  objective_layout(&p->objective, &p->config, p->task->obs_dim, p->task->action_dim);
-  if (c->parameter_count != p->objective.parameter_count || c->obs_dim != p->task->obs_dim)
-    return error_new(EXIT_CODE_FAILED, "%s: its parameters do not fit its config", p->path);
-  TRY(normalizer_init(&p->normalizer, p->config.rollout.normalizer, c->obs_dim));
-  p->normalizer.moments[0] = c->normalizer_count;
-  memcpy(p->normalizer.mean, c->normalizer_mean, (size_t)c->obs_dim * sizeof(double));
-  memcpy(p->normalizer.m2, c->normalizer_m2, (size_t)c->obs_dim * sizeof(double));
-  normalizer_refresh(&p->normalizer);
-  return NULL;
-}
-
-static void print_evaluation(const struct loaded_policy *p, const struct evaluation *v,
-                             const struct episode_result *results, double seconds, bool json) {
-  double mean, error, length;
-  evaluate_summary(v->episodes, results, &mean, &error, &length);
-  if (json) {
-    printf("{\"checkpoint\": ");
-    text_print_json(p->path, stdout);
-    printf(", \"task\": \"%s\", \"iteration\": %" PRId64 ", \"sampler\": \"%s\", \"steps\": %d, "
-           "\"episodes\": %" PRId64 ", \"seed\": %" PRIu64 ", \"mean_return\": %.9g, \"standard_error\": %.9g, "
-           "\"mean_length\": %.9g, \"seconds\": %.3f}\n",
-           p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps, v->episodes,
-           v->seed, mean, error, length, seconds);
-  } else
-    printf("%s\n%s, iteration %" PRId64 ", %s with %d steps\n%" PRId64
-           " episodes: mean return %.2f ± %.2f (standard error), mean length %.1f\n",
-           p->path, p->task->kind->name, p->checkpoint.iteration, config_sampler_name(v->sampler), v->flow_steps,
-           v->episodes, mean, error, length);
-}
-
-static struct error *evaluate_policy(struct loaded_policy *p, const struct arguments *a) {
-  const struct config *c = &p->config;
-  const int64_t own_steps = c->eval.flow_steps ? c->eval.flow_steps : c->policy.flow_steps;
-  struct evaluation v = {.task = p->task,
-                         .policy = &p->objective.policy,
-                         .parameters = p->checkpoint.parameters,
-                         .normalizer = &p->normalizer,
-                         .sampler = c->eval.sampler,
-                         .flow_steps = (int)(a->steps ? a->steps : own_steps),
-                         .episodes = a->episodes ? a->episodes : c->eval.episodes,
-                         .episode_length = evaluate_length(p->task, c->eval.episode_length),
-                         .seed = (uint64_t)(a->seed >= 0 ? a->seed : c->eval.seed)};
-  if (a->sampler != NULL) TRY(config_sampler_parse(a->sampler, &v.sampler));
-  struct episode_result *results = calloc((size_t)v.episodes + EVALUATE_BLOCK, sizeof *results);
-  if (results == NULL) return error_no_memory("evaluation results");
-  const double started = clock_seconds();
-  openblas_set_num_threads(1);
-  struct error *e = evaluate_all(&v, train_threads(c, 1), results);
-  if (e == NULL) print_evaluation(p, &v, results, clock_seconds() - started, a->json);
-  free(results);
-  return e;
-}
 
 static struct error *run_eval(const struct arguments *a, struct job *job) {
   (void)job;
-  struct loaded_policy p = {0};
-  struct error *e = load_policy(a->operands[0], &p);
-  if (e == NULL) e = evaluate_policy(&p, a);
-  loaded_policy_free(&p);
-  return e;
+  struct eval_options o = a->eval;
+  o.name = a->operands[0];
+  o.json = a->json;
+  return eval(&o, stdout);
 }
 
 // --- info, diff, config, tasks ---
@@ -260,7 +236,7 @@ static struct error *run_info(const struct arguments *a, struct job *job) {
   (void)job;
   struct checkpoint c = {0};
   char *path = NULL;
-  struct error *e = checkpoint_open(a->operands[0], &c, &path, warn, NULL);
+  struct error *e = checkpoint_open(a->operands[0], &c, &path, metrics_warn, NULL);
   if (e == NULL) checkpoint_describe(&c, path, a->json, stdout);
   checkpoint_free(&c);
   free(path);
@@ -272,7 +248,7 @@ static struct error *run_diff(const struct arguments *a, struct job *job) {
   struct checkpoint c[2] = {0};
   char *path[2] = {NULL, NULL}, *difference = NULL;
   struct error *e = NULL;
-  for (int i = 0; e == NULL && i < 2; ++i) e = checkpoint_open(a->operands[i], &c[i], &path[i], warn, NULL);
+  for (int i = 0; e == NULL && i < 2; ++i) e = checkpoint_open(a->operands[i], &c[i], &path[i], metrics_warn, NULL);
   if (e == NULL) difference = checkpoint_difference(&c[0], &c[1]);
   if (e == NULL && difference == NULL) printf("equal: %s and %s\n", path[0], path[1]);
   if (difference != NULL) e = error_new(EXIT_CODE_FAILED, "different: %s", difference);
@@ -390,6 +366,9 @@ static const struct option TRAIN_OPTIONS[] = {TAKES("run", OPTION_RUN),
 static const struct option EVAL_OPTIONS[] = {TAKES("episodes", OPTION_EPISODES),
                                              TAKES("steps", OPTION_STEPS),
                                              TAKES("sampler", OPTION_SAMPLER),
+                                             TAKES("noise", OPTION_NOISE),
+                                             TAKES("start", OPTION_START),
+                                             TAKES("field", OPTION_FIELD),
                                              TAKES("seed", OPTION_SEED),
                                              FLAG("json", OPTION_JSON),
                                              HELP,
@@ -417,8 +396,18 @@ static const struct command COMMANDS[] = {
      "Exit code: 0 training complete, 75 stopped early (the same line goes on), 2 usage or config, 1 anything else.\n"
      "SIGTERM, SIGUSR1 and SIGINT stop after the iteration; a second SIGINT at once.\n",
      1, 1, true, TRAIN_OPTIONS, run_train},
-    {"eval", "eval RUN|CHECKPOINT [--episodes N] [--steps K] [--sampler euler|heun|midpoint|rk4] [--seed S] [--json]",
-     "Runs whole episodes with the policy of a checkpoint.\n", 1, 1, false, EVAL_OPTIONS, run_eval},
+    {"eval",
+     "eval RUN|CHECKPOINT [--episodes N] [--sampler LIST] [--steps LIST] [--noise 0|1] [--seed S]\n"
+     "                     [--start X,Y] [--field FILE] [--json]",
+     "Runs whole episodes with the policy of a checkpoint; lists give a table of all their combinations.\n"
+     "  --sampler LIST   euler, heun, midpoint or rk4, such as euler,heun\n"
+     "  --steps LIST     integration steps, such as 1,2,5,10\n"
+     "  --noise 0|1      1: a flow starts from noise, a Gaussian is sampled; 0: it starts at zero, the Gaussian's "
+     "mean\n"
+     "  --start X,Y      GridWorld: the cell from which the shares of the goals are counted\n"
+     "  --field FILE     GridWorld: what tools/gridworld.py draws, as JSON\n"
+     "  --json           one object, or for a table an array of them\n",
+     1, 1, false, EVAL_OPTIONS, run_eval},
     {"info", "info RUN|CHECKPOINT [--json]", "Describes a checkpoint.\n", 1, 1, false, INFO_OPTIONS, run_info},
     {"diff", "diff A B",
      "Compares two checkpoints (or the newest of two runs) bit by bit: parameters, optimizer, normaliser, environment\n"

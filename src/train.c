@@ -87,11 +87,6 @@ int train_threads(const struct config *config, int ranks_on_node) {
 
 // --- Start: rank 0 reads, all ranks build ---
 
-static void warn(void *context, const char *line) {
-  (void)context;
-  fprintf(stderr, "flowrank: warning: %s\n", line);
-}
-
 static struct error *checkpoint_folder(const struct run *r, char path[PATH_BYTES]) {
   if (snprintf(path, PATH_BYTES, "%s/checkpoints", r->options->run) < PATH_BYTES) return NULL;
   return error_new(EXIT_CODE_USAGE, "the run folder's name is too long: %.200s..", r->options->run);
@@ -116,7 +111,7 @@ static struct error *read_config(struct run *r, struct checkpoint *c, bool *foun
   if (o->config == NULL && stat(o->run, &status) == 0 && S_ISREG(status.st_mode))
     return error_new(EXIT_CODE_USAGE, "%s is a file: name the run folder as well, by --run DIR", o->run);
   TRY(checkpoint_folder(r, folder));
-  struct error *e = checkpoint_load_latest(folder, c, found, &path, warn, NULL);
+  struct error *e = checkpoint_load_latest(folder, c, found, &path, metrics_warn, NULL);
   free(path);
   if (e != NULL) return e;
   if (*found && o->fresh)
@@ -183,11 +178,9 @@ static struct evaluation evaluation_of(const struct run *r) {
                              .policy = &r->objective.policy,
                              .parameters = r->learned.parameters,
                              .normalizer = &r->learned.normalizer,
-                             .sampler = c->eval.sampler,
-                             .flow_steps = (int)(c->eval.flow_steps ? c->eval.flow_steps : c->policy.flow_steps),
+                             .acting = policy_evaluation(c),
                              .episodes = c->eval.episodes,
-                             .episode_length = evaluate_length(r->task, c->eval.episode_length),
-                             .seed = (uint64_t)c->eval.seed};
+                             .episode_length = evaluate_length(r->task, c->eval.episode_length)};
 }
 
 static struct error *init_evaluators(struct run *r) {
@@ -207,8 +200,7 @@ static struct error *build(struct run *r) {
   r->task = task;
   objective_layout(&r->objective, &r->config, task->obs_dim, task->action_dim);
   r->sizes = shard_sizes(&r->config);
-  trajectory_layout_init(&r->layout, &r->config, &r->sizes, task->obs_dim, task->action_dim, task->episode_length,
-                         task->state_size);
+  trajectory_layout_init(&r->layout, &r->objective.policy, &r->sizes, task->episode_length, task->state_size);
   TRY(placement_init(&r->placement, &r->config, comm_size(r->comm)));
   r->threads = train_threads(&r->config, comm_ranks_on_node(r->comm));
   openblas_set_num_threads(1); // a shard's products run on the thread that works the shard
@@ -243,8 +235,9 @@ static void name_network(const struct mlp *net, const char *prefix, struct tenso
 // A checkpoint that borrows everything from the run. names: room for all tensors.
 static struct checkpoint snapshot(struct run *r, struct tensor_name names[4 * MLP_MAX_LAYERS]) {
   const struct objective *o = &r->objective;
-  name_network(&o->policy.net, "policy", names);
-  name_network(&o->value, "value", names + 2 * (size_t)o->policy.net.layers);
+  const struct mlp *policy = policy_net(&o->policy);
+  name_network(policy, "policy", names);
+  name_network(&o->value, "value", names + 2 * (size_t)policy->layers);
   struct checkpoint c = {.config_text = r->config_text,
                          .metrics_text = r->metrics.recent,
                          .iteration = r->iteration,
@@ -252,7 +245,7 @@ static struct checkpoint snapshot(struct run *r, struct tensor_name names[4 * ML
                          .episodes = r->episodes,
                          .wall_seconds = r->wall_before + clock_seconds() - r->started,
                          .best_return = r->best_return,
-                         .tensor_count = 2 * (o->policy.net.layers + o->value.layers),
+                         .tensor_count = 2 * (policy->layers + o->value.layers),
                          .tensors = names,
                          .parameter_count = o->parameter_count,
                          .parameters = r->learned.parameters,
@@ -453,7 +446,8 @@ static struct error *record(struct run *r, struct metrics_line *line, const stru
   line->env_steps = r->iteration * r->sizes.iteration_env_steps;
   line->wall_seconds = r->wall_before + clock_seconds() - r->started;
   line->steps_per_second = (double)r->sizes.iteration_env_steps / r->last_iteration_seconds;
-  line->policy_loss = u->policy_loss, line->value_loss = u->value_loss, line->cfm_loss = u->cfm_loss;
+  line->policy_loss = u->policy_loss, line->value_loss = u->value_loss, line->cfm_loss = u->cfm_loss,
+  line->entropy = u->entropy;
   line->ratio_mean = u->ratio_mean, line->ratio_std = u->ratio_std, line->value_mean = u->value_mean;
   line->clipped_fraction = u->clipped_fraction, line->grad_norm = u->grad_norm;
   line->other_seconds = r->last_iteration_seconds - line->act_seconds - line->wire_seconds - line->learn_seconds;

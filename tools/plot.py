@@ -150,12 +150,16 @@ def draw_time(axes, runs):
     axes.legend(loc="upper right", ncols=len(PHASES), fontsize=8)
 
 
-def draw(runs):
+def set_style():
     plt.rcParams.update({
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
         "grid.color": "#e4e7eb", "legend.frameon": False, "font.size": 10,
     })  # fmt: skip
+
+
+def draw(runs):
+    set_style()
     figure, axes = plt.subplot_mosaic(
         [["return", "ratio"], ["return", "clipped"], ["return", "time"]],
         figsize=(12, 6.75), width_ratios=[1.5, 1], layout="constrained",

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
+
 struct error *evaluate_worker_init(struct evaluate_worker *w, const struct evaluation *v) {
   *w = (struct evaluate_worker){0};
   const size_t obs = (size_t)v->task->obs_dim, act = (size_t)v->task->action_dim;
@@ -12,7 +14,7 @@ struct error *evaluate_worker_init(struct evaluate_worker *w, const struct evalu
   w->state = malloc((EVALUATE_BLOCK * v->task->state_size + 1) * sizeof(double));
   struct error *e = w->memory && w->state ? NULL : error_no_memory("an evaluation");
   if (e == NULL) e = task_worker_init(v->task, &w->task);
-  if (e == NULL) e = flow_workspace_init(&w->sampler, v->policy, EVALUATE_BLOCK, 1, 0);
+  if (e == NULL) e = policy_workspace_init(&w->acting, v->policy, POLICY_EVALUATE, EVALUATE_BLOCK);
   if (e != NULL) {
     evaluate_worker_free(w);
     return e;
@@ -25,14 +27,10 @@ struct error *evaluate_worker_init(struct evaluate_worker *w, const struct evalu
 
 void evaluate_worker_free(struct evaluate_worker *w) {
   task_worker_free(&w->task);
-  flow_workspace_free(&w->sampler);
+  policy_workspace_free(&w->acting);
   free(w->memory);
   free(w->state);
   *w = (struct evaluate_worker){0};
-}
-
-static struct rng_stream draws(const struct evaluation *v, uint32_t purpose, int64_t episode, int64_t step) {
-  return rng_stream(v->seed, RNG_EVAL + purpose, (uint32_t)episode, (uint32_t)step);
 }
 
 void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64_t block,
@@ -43,16 +41,14 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
   bool ended[EVALUATE_BLOCK] = {false};
   int running = count;
   for (int i = 0; i < count; ++i) {
-    task_reset(v->task, &w->task, draws(v, RNG_RESET, first + i, 0), w->state + (size_t)i * size,
-               w->obs + (size_t)i * obs);
+    const struct rng_stream draws = rng_stream(v->acting.seed, RNG_EVAL + RNG_RESET, (uint32_t)(first + i), 0);
+    task_reset(v->task, &w->task, draws, w->state + (size_t)i * size, w->obs + (size_t)i * obs);
     results[i] = (struct episode_result){0};
   }
   for (int64_t step = 0; step < v->episode_length && running > 0; ++step) {
-    for (int i = 0; i < count; ++i)
-      rng_normal(draws(v, RNG_ACTION_NOISE, first + i, step), act, w->action + (size_t)i * act);
     normalizer_apply(v->normalizer, (size_t)count, w->obs, w->obs_norm);
-    flow_policy_sample(v->policy, v->parameters, v->sampler, v->flow_steps, count, w->obs_norm, NULL, &w->sampler,
-                       w->action);
+    v->policy->method->act(v->policy, v->parameters, &v->acting, (uint32_t)first, (uint32_t)step, count, w->obs_norm,
+                           &w->acting, w->action);
     for (int i = 0; i < count; ++i) {
       if (ended[i]) continue; // its rows stay in the batch, so that every product keeps its shape
       float *action = w->action + (size_t)i * act, reward;
@@ -90,6 +86,23 @@ struct error *evaluate_all(const struct evaluation *v, int threads, struct episo
     if (e == NULL) evaluate_worker_free(&w);
   }
   return failed;
+}
+
+struct error *evaluate_action_seconds(const struct evaluation *v, double *seconds) {
+  enum { ROUNDS = 30 };
+  const double enough = 0.02; // of a second
+  struct evaluate_worker w;
+  TRY(evaluate_worker_init(&w, v));
+  memset(w.obs_norm, 0, EVALUATE_BLOCK * (size_t)v->task->obs_dim * sizeof(float));
+  *seconds = INFINITY;
+  const double began = clock_seconds();
+  for (uint32_t i = 0; i < ROUNDS || clock_seconds() - began < enough; ++i) {
+    const double started = clock_seconds();
+    v->policy->method->act(v->policy, v->parameters, &v->acting, 0, i, EVALUATE_BLOCK, w.obs_norm, &w.acting, w.action);
+    *seconds = fmin(*seconds, (clock_seconds() - started) / EVALUATE_BLOCK);
+  }
+  evaluate_worker_free(&w);
+  return NULL;
 }
 
 void evaluate_summary(int64_t count, const struct episode_result *results, double *mean, double *standard_error,

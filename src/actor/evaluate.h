@@ -8,20 +8,18 @@
 #include "actor/task.h"
 #include "common/config.h"
 #include "common/error.h"
-#include "common/flow_policy.h"
 #include "common/normalizer.h"
+#include "common/policy.h"
 
 enum { EVALUATE_BLOCK = 16 }; // episodes of a block
 
 struct evaluation {
   const struct task *task;
-  const struct flow_policy *policy;
+  const struct policy *policy;
   const float *parameters;
   const struct normalizer *normalizer;
-  enum sampler_kind sampler;
-  int flow_steps;
+  struct policy_acting acting;
   int64_t episodes, episode_length; // control steps
-  uint64_t seed;
 };
 
 struct episode_result {
@@ -40,7 +38,7 @@ static inline int64_t evaluate_length(const struct task *task, int64_t setting) 
 
 struct evaluate_worker {
   struct task_worker task;
-  struct flow_workspace sampler;
+  struct policy_workspace acting;
   float *memory, *obs, *obs_norm, *action;
   double *state; // [EVALUATE_BLOCK, task->state_size]
 };
@@ -53,6 +51,9 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
 
 // All blocks on `threads` threads of this process. results [episodes].
 struct error *evaluate_all(const struct evaluation *v, int threads, struct episode_result *results) MUST_USE;
+
+// Seconds that making one action takes on one core: the policy alone, on the rows of a block.
+struct error *evaluate_action_seconds(const struct evaluation *v, double *seconds) MUST_USE;
 
 // Mean and standard error of the mean over `count` results.
 void evaluate_summary(int64_t count, const struct episode_result *results, double *mean, double *standard_error,

@@ -6,46 +6,43 @@
 
 #include "common/clock.h"
 
-enum { LOSS_BLOCK_PAIRS = 512 }; // rows of the velocity network at once when the old losses are made
+enum { COMPARED_TERMS = 512 }; // rows of the policy's network at once when the old log-probabilities are made
 
-static int loss_block(const struct rollout *r) {
-  const int pairs = (int)r->config->objective.mc_samples;
-  return pairs < LOSS_BLOCK_PAIRS ? LOSS_BLOCK_PAIRS / pairs : 1;
+static int compared_rows(const struct rollout *r) {
+  return r->policy->terms < COMPARED_TERMS ? COMPARED_TERMS / r->policy->terms : 1;
 }
 
 struct error *rollout_worker_init(struct rollout_worker *w, const struct rollout *r) {
   *w = (struct rollout_worker){0};
-  const size_t envs = (size_t)r->sizes.envs, obs = (size_t)r->task->obs_dim, act = (size_t)r->task->action_dim;
-  const size_t block = (size_t)loss_block(r), pairs = block * (size_t)r->config->objective.mc_samples;
-  const size_t draw = (size_t)r->config->policy.flow_steps * act;
-  const size_t sde = r->config->policy.sde_sigma > 0 ? envs * draw : 0;
+  const struct policy *p = r->policy;
+  const size_t envs = (size_t)r->sizes.envs, obs = (size_t)p->obs_dim, act = (size_t)p->action_dim;
+  const size_t block = (size_t)compared_rows(r), columns = (size_t)p->action_columns;
+  const size_t drawn = (size_t)p->noises * act + (size_t)p->times, terms = (size_t)p->terms;
   const size_t obs_rows = envs > block ? envs : block; // obs_norm serves both phases
-  w->memory = malloc((envs * (obs + 2 * act) + obs_rows * obs + draw + sde + pairs * (act + 2)) * sizeof(float));
+  w->memory = malloc((envs * (obs + columns + act) + obs_rows * obs + block * (drawn + terms)) * sizeof(float));
   w->truncations = malloc(envs * sizeof *w->truncations);
   if (w->memory == NULL || w->truncations == NULL) {
     rollout_worker_free(w);
     return error_no_memory("an actor's buffers");
   }
   w->obs = w->memory;
-  w->action = w->obs + envs * obs;
-  w->env_action = w->action + envs * act;
+  w->record = w->obs + envs * obs;
+  w->env_action = w->record + envs * columns;
   w->obs_norm = w->env_action + envs * act;
-  w->draw = w->obs_norm + obs_rows * obs;
-  w->sde_noise = w->draw + draw;
-  w->eps = w->sde_noise + sde;
-  w->t = w->eps + pairs * act;
-  w->loss = w->t + pairs;
+  w->eps = w->obs_norm + obs_rows * obs;
+  w->t = w->eps + block * (size_t)p->noises * act;
+  w->log_prob = w->t + block * (size_t)p->times;
   struct error *e = task_worker_init(r->task, &w->task);
-  if (e == NULL) e = flow_workspace_init(&w->sampler, r->policy, r->sizes.envs, 1, 0);
-  if (e == NULL) e = flow_workspace_init(&w->losses, r->policy, (int)block, (int)r->config->objective.mc_samples, 0);
+  if (e == NULL) e = policy_workspace_init(&w->acting, p, POLICY_EXPLORE, r->sizes.envs);
+  if (e == NULL) e = policy_workspace_init(&w->comparing, p, POLICY_COMPARE, (int)block);
   if (e != NULL) rollout_worker_free(w);
   return e;
 }
 
 void rollout_worker_free(struct rollout_worker *w) {
   task_worker_free(&w->task);
-  flow_workspace_free(&w->sampler);
-  flow_workspace_free(&w->losses);
+  policy_workspace_free(&w->acting);
+  policy_workspace_free(&w->comparing);
   free(w->memory);
   free(w->truncations);
   *w = (struct rollout_worker){0};
@@ -78,38 +75,29 @@ void rollout_begin(const struct rollout *r, struct rollout_worker *w, int shard,
   }
 }
 
-// Raw actions of all environments at control step `step` since the run's start.
+// Actions of all environments at control step `step` since the run's start.
 static void act(const struct rollout *r, struct rollout_worker *w, uint32_t first_env, uint32_t step) {
-  const struct config *c = r->config;
-  const uint64_t seed = (uint64_t)c->seed;
-  const size_t envs = (size_t)r->sizes.envs, dims = (size_t)r->task->action_dim, k = (size_t)c->policy.flow_steps;
-  for (size_t e = 0; e < envs; ++e)
-    rng_normal(rng_stream(seed, RNG_ACTION_NOISE, first_env + (uint32_t)e, step), dims, w->action + e * dims);
-  const int sde = c->policy.sde_sigma > 0;
-  for (size_t e = 0; sde && e < envs; ++e) {
-    rng_normal(rng_stream(seed, RNG_SDE_NOISE, first_env + (uint32_t)e, step), k * dims, w->draw);
-    for (size_t i = 0; i < k; ++i)
-      memcpy(w->sde_noise + (i * envs + e) * dims, w->draw + i * dims, dims * sizeof(float));
-  }
+  const struct policy *p = r->policy;
+  const struct policy_acting how = policy_training(r->config);
+  const size_t envs = (size_t)r->sizes.envs, dims = (size_t)p->action_dim, columns = (size_t)p->action_columns;
   normalizer_apply(r->normalizer, envs, w->obs, w->obs_norm);
-  flow_policy_sample(r->policy, r->parameters, c->policy.sampler, (int)k, r->sizes.envs, w->obs_norm,
-                     sde ? w->sde_noise : NULL, &w->sampler, w->action);
-  for (size_t e = 0; c->policy.feather_std > 0 && e < envs; ++e) {
-    rng_normal(rng_stream(seed, RNG_FEATHER, first_env + (uint32_t)e, step), dims, w->draw);
-    for (size_t i = 0; i < dims; ++i) w->action[e * dims + i] += (float)c->policy.feather_std * w->draw[i];
+  p->method->act(p, r->parameters, &how, first_env, step, r->sizes.envs, w->obs_norm, &w->acting, w->record);
+  for (size_t e = 0; e < envs; ++e) {
+    const float *raw = w->record + (e + 1) * columns - dims;
+    for (size_t d = 0; d < dims; ++d) w->env_action[e * dims + d] = tanhf(raw[d]);
   }
-  for (size_t i = 0; i < envs * dims; ++i) w->env_action[i] = tanhf(w->action[i]);
 }
 
 // One environment's control step with its bookkeeping: record, end of episode, next observation into w->obs.
 static void step_env(const struct rollout *r, struct rollout_worker *w, int shard, int e, int step,
                      struct trajectory *out) {
   const size_t dim = (size_t)r->task->obs_dim, dims = (size_t)r->task->action_dim;
+  const size_t columns = (size_t)r->layout.action_columns;
   const size_t row = (size_t)e * (size_t)r->sizes.steps + (size_t)step;
   double *env = out->state + (size_t)e * r->layout.state_size;
   float *obs = w->obs + (size_t)e * dim;
   bool terminated, broken;
-  memcpy(out->action + row * dims, w->action + (size_t)e * dims, dims * sizeof(float));
+  memcpy(out->action + row * columns, w->record + (size_t)e * columns, columns * sizeof(float));
   task_step(r->task, &w->task, w->env_action + (size_t)e * dims, env_task(r, env), obs, &out->reward[row], &terminated,
             &broken);
   env[ENV_EPISODE_STEP] += 1;
@@ -130,30 +118,29 @@ static void step_env(const struct rollout *r, struct rollout_worker *w, int shar
   begin_episode(r, w, shard_first_env(&r->sizes, shard) + (uint32_t)e, env, obs);
 }
 
-// The old losses need the whole iteration's actions and nothing of the physics, so they are made at the end, in blocks
-// that suit the matrix products.
-static void old_losses(const struct rollout *r, struct rollout_worker *w, uint32_t first_env, uint32_t first_step,
-                       struct trajectory *out) {
-  const size_t dim = (size_t)r->task->obs_dim, dims = (size_t)r->task->action_dim;
-  const size_t pairs = (size_t)r->config->objective.mc_samples, columns = (size_t)r->layout.loss_columns;
-  const int block = loss_block(r), steps = r->sizes.steps;
-  for (int e = 0; e < r->sizes.envs; ++e)
+// The old log-probabilities need the whole iteration's actions and nothing of the physics, so they are made at the end,
+// in blocks that suit the matrix products.
+static void old_log_probs(const struct rollout *r, struct rollout_worker *w, uint32_t first_env, uint32_t first_step,
+                          struct trajectory *out) {
+  const struct policy *p = r->policy;
+  const size_t dim = (size_t)p->obs_dim, drawn = (size_t)p->noises * (size_t)p->action_dim, times = (size_t)p->times;
+  const int block = compared_rows(r), steps = r->sizes.steps;
+  for (int e = 0; p->old_columns > 0 && e < r->sizes.envs; ++e)
     for (int first = 0; first < steps; first += block) {
       const int rows = steps - first < block ? steps - first : block;
       const size_t row = (size_t)e * (size_t)steps + (size_t)first;
-      for (size_t i = 0; i < (size_t)rows; ++i)
-        flow_policy_draw_pairs(r->config, r->task->action_dim, first_env + (uint32_t)e,
-                               first_step + (uint32_t)first + (uint32_t)i, w->eps + i * pairs * dims, w->t + i * pairs);
+      const struct policy_batch b = {.rows = rows,
+                                     .obs = w->obs_norm,
+                                     .action = out->action + row * (size_t)p->action_columns,
+                                     .eps = w->eps,
+                                     .t = w->t};
+      for (uint32_t i = 0; i < (uint32_t)rows; ++i)
+        p->method->draw(p, first_env + (uint32_t)e, first_step + (uint32_t)first + i,
+                        (struct policy_draws){.eps = w->eps + i * drawn, .t = w->t + i * times});
       normalizer_apply(r->normalizer, (size_t)rows, out->obs + (row + (size_t)e) * dim, w->obs_norm);
-      flow_policy_cfm_forward(r->policy, r->parameters, rows, (int)pairs, w->obs_norm, out->action + row * dims, w->eps,
-                              w->t, &w->losses, w->loss);
-      for (size_t i = 0; i < (size_t)rows; ++i) {
-        const float *loss = w->loss + i * pairs;
-        float mean = 0;
-        for (size_t m = 0; m < pairs; ++m) mean += loss[m];
-        if (columns == 1) out->old_loss[row + i] = mean / (float)pairs;
-        else memcpy(out->old_loss + (row + i) * columns, loss, pairs * sizeof *loss);
-      }
+      p->method->forward(p, r->parameters, &b, &w->comparing, w->log_prob);
+      for (size_t i = 0; i < (size_t)rows; ++i)
+        policy_combine(p, w->log_prob + i * (size_t)p->terms, out->old_log_prob + (row + i) * (size_t)p->old_columns);
     }
 }
 
@@ -182,6 +169,6 @@ void rollout_collect(const struct rollout *r, struct rollout_worker *w, int shar
     double *to = env_obs(out->state + (size_t)e * r->layout.state_size);
     for (size_t i = 0; i < dim; ++i) to[i] = (double)w->obs[(size_t)e * dim + i];
   }
-  old_losses(r, w, first_env, first_step, out);
+  old_log_probs(r, w, first_env, first_step, out);
   out->report->act_seconds = clock_seconds() - started;
 }

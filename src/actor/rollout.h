@@ -1,4 +1,4 @@
-// A shard through one iteration: observe, normalise, sample the flow, step, record; then the old CFM losses.
+// A shard through one iteration: observe, normalise, act, step, record; then the old log-probabilities.
 #ifndef FLOWRANK_ROLLOUT_H
 #define FLOWRANK_ROLLOUT_H
 
@@ -7,8 +7,8 @@
 #include "actor/task.h"
 #include "common/config.h"
 #include "common/error.h"
-#include "common/flow_policy.h"
 #include "common/normalizer.h"
+#include "common/policy.h"
 #include "common/shard.h"
 #include "common/trajectory.h"
 
@@ -16,7 +16,7 @@
 struct rollout {
   const struct config *config;
   const struct task *task;
-  const struct flow_policy *policy;
+  const struct policy *policy;
   const float *parameters;             // the acting weights
   const struct normalizer *normalizer; // the acting normaliser
   struct shard_sizes sizes;
@@ -26,12 +26,10 @@ struct rollout {
 // One thread's scratch; any shard fits.
 struct rollout_worker {
   struct task_worker task;
-  struct flow_workspace sampler, losses;
+  struct policy_workspace acting, comparing;
   float *memory;
-  float *obs, *obs_norm, *action, *env_action; // [envs, ·]
-  float *draw;                                 // [flow_steps, A]: one environment's
-  float *sde_noise;                            // [flow_steps, envs, A]; empty when sde_sigma is 0
-  float *eps, *t, *loss;                       // [loss block, M, ·]
+  float *obs, *obs_norm, *record, *env_action; // [envs, ·]
+  float *eps, *t, *log_prob;                   // [rows compared at once, ·]
   int *truncations;                            // [envs]: episodes truncated in this iteration
 };
 struct error *rollout_worker_init(struct rollout_worker *w, const struct rollout *r) MUST_USE;

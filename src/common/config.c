@@ -20,10 +20,11 @@ struct setting {
   const char *fallback;     // the default, as it would stand in a file
   const char *range;        // an interval: '[' and ']' include the end, '(' and ')' leave it out
   const char *meaning;      // one line
-  const char *const *words; // CHOICE: by enum value, null at the end. INTEGER: a word that may stand for word_value
+  const char *const *words; // CHOICE: by enum value, null at the end. INTEGER: stand for word_value, word_value - 1, ..
   int64_t word_value;
   enum setting_kind kind;
-  bool run_only; // changes where and how long a run goes, not what it learns
+  bool run_only;    // changes where and how long a run goes, not what it learns
+  unsigned methods; // bit set of objective_kind that have it; 0: all
 };
 
 // clang-format off
@@ -32,21 +33,27 @@ static const char *const normalizers[] = {
   [NORMALIZER_EXACT] = "exact", [NORMALIZER_REFERENCE] = "reference", [NORMALIZER_NONE] = "none", NULL};
 static const char *const samplers[] = {
   [SAMPLER_EULER] = "euler", [SAMPLER_HEUN] = "heun", [SAMPLER_MIDPOINT] = "midpoint", [SAMPLER_RK4] = "rk4", NULL};
-static const char *const objectives[] = {[OBJECTIVE_FPO] = "fpo", NULL};
+static const char *const objectives[] = {
+  [OBJECTIVE_FPO] = "fpo", [OBJECTIVE_PPO] = "ppo", [OBJECTIVE_DPPO] = "dppo", NULL};
 static const char *const ratios[] = {[RATIO_AVERAGED] = "averaged", [RATIO_PER_SAMPLE] = "per_sample", NULL};
 static const char *const schedules[] = {[SCHEDULE_CONSTANT] = "constant", [SCHEDULE_LINEAR] = "linear", NULL};
 static const char *const trust_regions[] = {
     [TRUST_REGION_CLIP] = "clip", [TRUST_REGION_SPO] = "spo", [TRUST_REGION_ASPO] = "aspo", NULL};
-static const char *const supervisions[] = {[SUPERVISION_EPS] = "eps", [SUPERVISION_VELOCITY] = "velocity", NULL};
-static const char *const flow_times[] = {[FLOW_TIME_GRID] = "grid", [FLOW_TIME_UNIFORM] = "uniform", NULL};
+static const char *const supervisions[] = {
+  [SUPERVISION_EPS] = "eps", [SUPERVISION_VELOCITY] = "velocity", [SUPERVISION_DATA] = "data", NULL};
+static const char *const flow_times[] = {
+  [FLOW_TIME_GRID] = "grid", [FLOW_TIME_UNIFORM] = "uniform", [FLOW_TIME_LOGNORMAL] = "lognormal", NULL};
 static const char *const pipelines[] = {[PIPELINE_SYNC] = "sync", NULL};
 static const char *const word_all[] = {"all", NULL};
 static const char *const word_auto[] = {"auto", NULL};
+static const char *const denoisings[] = {"all", "last_half", NULL};
 
 #define SETTING(kind_, field, fallback_, range_, ...)                                                                  \
   {.name = #field, .kind = kind_, .fallback = fallback_, .range = range_, .offset = offsetof(struct config, field),    \
    .size = sizeof(((struct config *)NULL)->field), .meaning = __VA_ARGS__}
 #define RUN_ONLY .run_only = true
+enum { FPO = 1 << OBJECTIVE_FPO, PPO = 1 << OBJECTIVE_PPO, DPPO = 1 << OBJECTIVE_DPPO, FLOWS = FPO | DPPO };
+#define METHODS .methods
 
 static const struct setting settings[] = {
   SETTING(INTEGER, seed, "0", "[0, 9223372036854775807]", "every random number of the run follows from it"),
@@ -71,27 +78,48 @@ static const struct setting settings[] = {
           "observation statistics; reference: the authors' update, which forgets squares, to reproduce their curves",
           .words = normalizers),
 
-  SETTING(LAYERS, policy.hidden, "[32, 32, 32, 32]", "[1, 65536]", "hidden widths of the velocity network"),
-  SETTING(REAL, policy.output_scale, "0.25", "(0, 1e3]", "factor on the velocity network's output"),
-  SETTING(INTEGER, policy.time_frequencies, "4", "[1, 16]", "frequencies 2^k of the embedding of flow time"),
-  SETTING(CHOICE, policy.sampler, "euler", "", "integrator from noise to action while training", .words = samplers),
-  SETTING(INTEGER, policy.flow_steps, "10", "[1, 1000]", "integration steps, and the grid of the loss's flow times"),
-  SETTING(REAL, policy.sde_sigma, "0", "[0, 100]", "noise added in every flow step; above 0 only with euler"),
-  SETTING(REAL, policy.feather_std, "0", "[0, 100]", "noise added to the finished raw action while training"),
+  SETTING(LAYERS, policy.hidden, "[32, 32, 32, 32]", "[1, 65536]", "hidden widths of the policy's network"),
+  SETTING(REAL, policy.output_scale, "0.25", "(0, 1e3]", "factor on the network's output", METHODS = FLOWS),
+  SETTING(INTEGER, policy.time_frequencies, "4", "[1, 16]", "frequencies 2^k of the embedding of flow time",
+          METHODS = FLOWS),
+  SETTING(CHOICE, policy.sampler, "euler", "", "integrator from noise to action while training", METHODS = FLOWS,
+          .words = samplers),
+  SETTING(INTEGER, policy.flow_steps, "10", "[1, 1000]", "integration steps, and the grid of the loss's flow times",
+          METHODS = FLOWS),
+  SETTING(INTEGER, policy.noise, "1", "[0, 1]", "where the flow starts while training; 1: normal noise, 0: zero",
+          METHODS = FLOWS),
+  SETTING(REAL, policy.sde_sigma, "0", "[0, 100]",
+          "noise added in every flow step while training; above 0 only with euler; dppo needs it", METHODS = FLOWS),
+  SETTING(REAL, policy.feather_std, "0", "[0, 100]", "noise added to the finished raw action while training",
+          METHODS = FPO),
+  SETTING(REAL, policy.time_floor, "0.05", "(0, 1]",
+          "supervision data: the least t that divides where the predicted action becomes a velocity", METHODS = FPO),
 
   SETTING(LAYERS, value.hidden, "[256, 256, 256, 256, 256]", "[1, 65536]", "hidden widths of the value network"),
 
-  SETTING(CHOICE, objective.kind, "fpo", "", "the policy objective", .words = objectives),
-  SETTING(CHOICE, objective.ratio, "averaged", "", "one ratio per action, or one per (eps, t) pair", .words = ratios),
+  SETTING(CHOICE, objective.kind, "fpo", "",
+          "the method; fpo: flow policy, flow matching losses as likelihoods; ppo: Gaussian policy; dppo: flow policy, "
+          "each noisy flow step an action", .words = objectives),
+  SETTING(CHOICE, objective.ratio, "averaged", "", "one ratio per action, or one per (eps, t) pair", METHODS = FPO,
+          .words = ratios),
   SETTING(CHOICE, objective.trust_region, "clip", "",
           "PPO-clip; spo: a quadratic penalty instead; aspo: clip for positive advantages, spo for negative ones",
           .words = trust_regions),
-  SETTING(CHOICE, objective.supervision, "eps", "", "what the flow matching loss compares", .words = supervisions),
-  SETTING(CHOICE, objective.flow_time, "grid", "", "times of the loss: the sampler's grid, or uniform in (0, 1)",
-          .words = flow_times),
-  SETTING(INTEGER, objective.mc_samples, "8", "[1, 1024]", "(eps, t) pairs drawn for every action"),
+  SETTING(CHOICE, objective.supervision, "eps", "",
+          "what the flow matching loss compares; data: the network predicts the action, else the velocity",
+          METHODS = FPO, .words = supervisions),
+  SETTING(CHOICE, objective.flow_time, "grid", "",
+          "times of the loss: the sampler's grid, uniform in (0, 1), or sigmoid(flow_time_mean + flow_time_std*N(0,1))",
+          METHODS = FPO, .words = flow_times),
+  SETTING(REAL, objective.flow_time_mean, "-1.2", "[-10, 10]", "lognormal times: mean of the logit", METHODS = FPO),
+  SETTING(REAL, objective.flow_time_std, "1.2", "[0, 10]", "lognormal times: deviation of the logit", METHODS = FPO),
+  SETTING(INTEGER, objective.mc_samples, "8", "[1, 1024]", "(eps, t) pairs drawn for every action", METHODS = FPO),
+  SETTING(INTEGER, objective.denoising_steps, "all", "[1, 1000]", "flow steps, counted from the last, that are learned",
+          METHODS = DPPO, .words = denoisings, .word_value = DENOISING_ALL),
   SETTING(REAL, objective.clip, "0.05", "(0, 1)", "the surrogate clips the ratio to 1 ± clip; the width of spo's penalty"),
-  SETTING(REAL, objective.log_ratio_clip, "3", "(0, 20]", "bound on the log of a per-sample ratio"),
+  SETTING(REAL, objective.log_ratio_clip, "3", "(0, 20]", "bound on the log of a per-sample ratio", METHODS = FPO),
+  SETTING(REAL, objective.entropy_cost, "0", "[0, 1e3]", "factor on the entropy that is added to what is maximised",
+          METHODS = PPO),
   SETTING(REAL, objective.value_coef, "0.25", "[0, 1e6]", "factor on the value loss"),
   SETTING(REAL, objective.discount, "0.995", "[0, 1]", "discount of a control step (gamma)"),
   SETTING(REAL, objective.gae_lambda, "0.95", "[0, 1]", "lambda of generalised advantage estimation"),
@@ -122,9 +150,14 @@ static const struct setting settings[] = {
   SETTING(INTEGER, eval.episodes, "128", "[1, 1000000]", "episodes of an evaluation", RUN_ONLY),
   SETTING(INTEGER, eval.episode_length, "0", "[0, 1000000000]",
           "control steps after which an evaluation's episode ends; 0: the task's own", RUN_ONLY),
-  SETTING(INTEGER, eval.flow_steps, "0", "[0, 1000]", "integration steps; 0: policy.flow_steps", RUN_ONLY),
+  SETTING(INTEGER, eval.flow_steps, "0", "[0, 1000]", "integration steps; 0: policy.flow_steps", RUN_ONLY,
+          METHODS = FLOWS),
   SETTING(INTEGER, eval.seed, "0", "[0, 9223372036854775807]", "seed of an evaluation's random numbers", RUN_ONLY),
-  SETTING(CHOICE, eval.sampler, "euler", "", "integrator of evaluations", RUN_ONLY, .words = samplers),
+  SETTING(CHOICE, eval.sampler, "euler", "", "integrator of evaluations", RUN_ONLY, METHODS = FLOWS,
+          .words = samplers),
+  SETTING(INTEGER, eval.noise, "auto", "[0, 1]",
+          "1: a flow starts from normal noise, a Gaussian is sampled; 0: it starts at zero, the Gaussian's mean; auto: 1 "
+          "for flows, 0 for Gaussians", RUN_ONLY, .words = word_auto, .word_value = NOISE_AUTO),
 
   SETTING(REAL, log.interval, "10", "[0, 1e6]", "least seconds between log lines; 0: every iteration", RUN_ONLY),
 };
@@ -132,7 +165,7 @@ static const struct setting settings[] = {
 static const struct { const char *name, *meaning; } sections[] = {
   {"task", "What is learned."},
   {"rollout", "How experience is collected."},
-  {"policy", "The flow policy and its sampler."},
+  {"policy", "The policy's network and its sampler."},
   {"value", "The value network."},
   {"objective", "What the update minimises."},
   {"optimizer", "How the update minimises it."},
@@ -233,7 +266,8 @@ static bool set_item(const struct setting *s, const char *text, struct config *c
   switch (s->kind) {
   case INTEGER:
     allowed = read_integer(text, &integer) && in_integer_range(s->range, integer);
-    if (!allowed && s->words != NULL && strcmp(text, s->words[0]) == 0) allowed = true, integer = s->word_value;
+    if (!allowed && s->words != NULL && index_of(text, s->words) >= 0)
+      allowed = true, integer = s->word_value - index_of(text, s->words);
     if (allowed) *(int64_t *)field = integer;
     break;
   case REAL:
@@ -299,7 +333,8 @@ static void format_value(const struct setting *s, const struct config *config, c
   switch (s->kind) {
   case INTEGER:
     snprintf(out, VALUE_SIZE, "%" PRId64, *(const int64_t *)field);
-    if (s->words != NULL && *(const int64_t *)field == s->word_value) snprintf(out, VALUE_SIZE, "%s", s->words[0]);
+    for (int i = 0; s->words != NULL && s->words[i] != NULL; i++)
+      if (*(const int64_t *)field == s->word_value - i) snprintf(out, VALUE_SIZE, "%s", s->words[i]);
     break;
   case REAL:
     format_real(*(const double *)field, out);
@@ -329,7 +364,9 @@ static void describe_allowed(const struct setting *s, char *out) {
   size_t used = 0;
   switch (s->kind) {
   case INTEGER:
-    snprintf(out, VALUE_SIZE, "an integer in %s%s%s", s->range, s->words ? ", or " : "", s->words ? s->words[0] : "");
+    used = (size_t)snprintf(out, VALUE_SIZE, "an integer in %s", s->range);
+    for (int i = 0; s->words != NULL && s->words[i] != NULL; i++)
+      used += (size_t)snprintf(out + used, VALUE_SIZE - used, "%s%s", i == 0 ? ", or " : " or ", s->words[i]);
     break;
   case REAL:
     snprintf(out, VALUE_SIZE, "a finite number in %s", s->range);
@@ -605,7 +642,7 @@ struct loading {
   struct config config;
   char *where[SETTING_COUNT]; // as in struct layer; null: the default
   int rank[SETTING_COUNT];    // number of the layer that set it; 0: the default
-  int layers;
+  int layers, files;          // all; those that are files
 };
 
 // Moves what `layer` sets on top.
@@ -781,16 +818,48 @@ static struct error *check_sizes(const struct loading *l) {
   return NULL;
 }
 
+// An evaluation's sampler may be any: evaluations take no noise on the way.
 static struct error *check_samplers(const struct loading *l) {
   const struct config *g = &l->config;
-  bool policy = g->policy.sampler != SAMPLER_EULER, eval = g->eval.sampler != SAMPLER_EULER;
-  if (!(g->policy.sde_sigma > 0) || (!policy && !eval)) return NULL;
-  const char *key = policy ? "policy.sampler" : "eval.sampler";
-  return CONFLICT(l, KEYS(key, "policy.sde_sigma"), "only euler takes noise; set %s to euler or sde_sigma to 0", key);
+  const int64_t learned = g->objective.denoising_steps;
+  if (g->objective.kind == OBJECTIVE_PPO) return NULL;
+  if (g->policy.sde_sigma > 0 && g->policy.sampler != SAMPLER_EULER)
+    return CONFLICT(l, KEYS("policy.sampler", "policy.sde_sigma"),
+                    "only euler takes noise; set policy.sampler to euler or sde_sigma to 0");
+  if (g->objective.kind != OBJECTIVE_DPPO) return NULL;
+  if (!(g->policy.sde_sigma > 0) || g->policy.sampler != SAMPLER_EULER)
+    return CONFLICT(l, KEYS("objective.kind", "policy.sampler", "policy.sde_sigma"),
+                    "dppo learns from the noise of its flow steps; set policy.sampler to euler and sde_sigma above 0");
+  if (learned > g->policy.flow_steps)
+    return CONFLICT(l, KEYS("objective.denoising_steps", "policy.flow_steps"),
+                    "no more flow steps can be learned than there are; allowed: at most %" PRId64 ", all or last_half",
+                    g->policy.flow_steps);
+  return NULL;
 }
 
-static struct error *check_all(const struct loading *l) {
+static bool has_setting(enum objective_kind kind, const struct setting *s) {
+  return s->methods == 0 || (s->methods >> kind & 1u) != 0;
+}
+
+// Keys that the method does not have: refused where they were set together with the method or after it (all --set are
+// one place), back to their defaults where a base file set them for another method.
+static struct error *check_method(struct loading *l) {
+  const int chosen = l->rank[find_setting("objective.kind")];
+  const enum objective_kind kind = l->config.objective.kind;
+  for (int i = 0; i < SETTING_COUNT; i++) {
+    const struct setting *s = &settings[i];
+    if (has_setting(kind, s) || l->rank[i] == 0) continue;
+    if (l->rank[i] >= chosen || l->rank[i] > l->files)
+      return CONFLICT(l, KEYS(s->name, "objective.kind"), "%s has no such setting; remove it", objectives[kind]);
+    bool allowed = set_text(s, s->fallback, &l->config);
+    (void)allowed; // a default
+  }
+  return NULL;
+}
+
+static struct error *check_all(struct loading *l) {
   TRY(check_ranges(l));
+  TRY(check_method(l));
   TRY(check_shards(l));
   TRY(check_sizes(l));
   return check_samplers(l);
@@ -806,6 +875,7 @@ struct error *config_validate(const char *name, const struct config *config) {
 // --set on top, checks, hand over; gives back what loading holds. e: how reading went.
 static struct error *finish(struct error *e, int set_count, const char *const *sets, struct loading *l,
                             struct config *config) {
+  l->files = l->layers;
   for (int i = 0; e == NULL && i < set_count; i++) e = load_set(sets[i], l);
   if (e == NULL) e = check_all(l);
   if (e == NULL) *config = l->config;
@@ -841,6 +911,7 @@ struct error *config_print(const struct config *config, char **text) {
   for (int i = 0; i < SETTING_COUNT; i++) {
     const struct setting *s = &settings[i];
     char value[VALUE_SIZE];
+    if (!has_setting(config->objective.kind, s)) continue;
     format_value(s, config, value);
     if (section_of(s) != section) {
       section = section_of(s);
@@ -869,7 +940,10 @@ struct error *config_reference(FILE *out) {
     }
     char allowed[VALUE_SIZE];
     describe_allowed(s, allowed);
-    fprintf(out, "| `%s` | %s | `%s` | %s | %s |\n", s->name, kinds[s->kind], s->fallback, allowed, s->meaning);
+    fprintf(out, "| `%s` | %s | `%s` | %s | %s", s->name, kinds[s->kind], s->fallback, allowed, s->meaning);
+    for (int kind = 0, named = 0; s->methods != 0 && kind < OBJECTIVE_KINDS; kind++)
+      if (has_setting((enum objective_kind)kind, s)) fprintf(out, "%s%s", named++ ? ", " : " (only ", objectives[kind]);
+    fprintf(out, "%s |\n", s->methods != 0 ? ")" : "");
   }
   return ferror(out) ? error_new(EXIT_CODE_FAILED, "cannot write the reference of settings") : NULL;
 }
@@ -890,6 +964,8 @@ const char *config_first_difference(const struct config *a, const struct config 
 const char *config_library_version(void) { return yaml_get_version_string(); }
 
 const char *config_sampler_name(enum sampler_kind kind) { return samplers[kind]; }
+
+const char *config_objective_name(enum objective_kind kind) { return objectives[kind]; }
 
 struct error *config_sampler_parse(const char *word, enum sampler_kind *kind) {
   int index = index_of(word, samplers);

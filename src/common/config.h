@@ -13,14 +13,14 @@ enum { CONFIG_MAX_LAYERS = 16, CONFIG_MAX_NAME = 256 };
 enum reset_kind { RESET_RANDOM, RESET_FIRST_STATE };
 enum normalizer_kind { NORMALIZER_EXACT, NORMALIZER_REFERENCE, NORMALIZER_NONE };
 enum sampler_kind { SAMPLER_EULER, SAMPLER_HEUN, SAMPLER_MIDPOINT, SAMPLER_RK4 };
-enum objective_kind { OBJECTIVE_FPO };
+enum objective_kind { OBJECTIVE_FPO, OBJECTIVE_PPO, OBJECTIVE_DPPO, OBJECTIVE_KINDS };
 enum ratio_kind { RATIO_AVERAGED, RATIO_PER_SAMPLE };
 enum trust_region_kind { TRUST_REGION_CLIP, TRUST_REGION_SPO, TRUST_REGION_ASPO };
 enum schedule_kind { SCHEDULE_CONSTANT, SCHEDULE_LINEAR };
-enum supervision_kind { SUPERVISION_EPS, SUPERVISION_VELOCITY };
-enum flow_time_kind { FLOW_TIME_GRID, FLOW_TIME_UNIFORM };
+enum supervision_kind { SUPERVISION_EPS, SUPERVISION_VELOCITY, SUPERVISION_DATA };
+enum flow_time_kind { FLOW_TIME_GRID, FLOW_TIME_UNIFORM, FLOW_TIME_LOGNORMAL };
 enum pipeline_kind { PIPELINE_SYNC };
-enum { LEARNERS_ALL = -1, THREADS_AUTO = 0 };
+enum { LEARNERS_ALL = -1, THREADS_AUTO = 0, NOISE_AUTO = -1, DENOISING_ALL = -1, DENOISING_LAST_HALF = -2 };
 
 // Hidden widths of a network, first to last.
 struct config_layers {
@@ -48,7 +48,8 @@ struct config {
     int64_t time_frequencies; // the embedding of t has 2 numbers a frequency
     enum sampler_kind sampler;
     int64_t flow_steps;
-    double sde_sigma, feather_std;
+    int64_t noise; // 0: the flow starts at zero
+    double sde_sigma, feather_std, time_floor;
   } policy;
   struct {
     struct config_layers hidden;
@@ -59,8 +60,10 @@ struct config {
     enum trust_region_kind trust_region;
     enum supervision_kind supervision;
     enum flow_time_kind flow_time;
+    double flow_time_mean, flow_time_std;
     int64_t mc_samples;
-    double clip, log_ratio_clip, value_coef, discount, gae_lambda;
+    int64_t denoising_steps; // or DENOISING_ALL, DENOISING_LAST_HALF
+    double clip, log_ratio_clip, entropy_cost, value_coef, discount, gae_lambda;
     bool normalize_advantage, bootstrap_truncated;
   } objective;
   struct {
@@ -80,6 +83,7 @@ struct config {
     int64_t every, episodes, episode_length, flow_steps,
         seed; // every 0: never; flow_steps 0: the policy's; length 0: the task's
     enum sampler_kind sampler;
+    int64_t noise; // or NOISE_AUTO
   } eval;
   struct {
     double interval; // seconds between plain log lines
@@ -91,7 +95,9 @@ struct config {
 void config_default(struct config *config);
 
 // Reads `path` over the defaults (following `base:`, whose path is relative to the file that names it), then each of
-// the `set_count` overrides "section.key=value", then checks ranges and combinations.
+// the `set_count` overrides "section.key=value", then checks ranges and combinations. A key that the method
+// (objective.kind) does not have is refused, unless it was set before the method was: a base file's keys for another
+// method are passed over.
 // Errors: one line with file, line, column and key (or the --set text), what is allowed, the nearest known key.
 struct error *config_load(const char *path, int set_count, const char *const *sets, struct config *config) MUST_USE;
 
@@ -102,7 +108,8 @@ struct error *config_parse(const char *name, const char *text, int set_count, co
 // Combinations that a single key's range cannot express (also called by the loaders).
 struct error *config_validate(const char *name, const struct config *config) MUST_USE;
 
-// The effective config as YAML text that config_parse reads back to the same values, bit for bit.
+// The effective config as YAML text that config_parse reads back to the same values, bit for bit. Keys that the method
+// does not have are left out.
 // Caller owns *text.
 struct error *config_print(const struct config *config, char **text) MUST_USE;
 
@@ -119,6 +126,7 @@ const char *config_library_version(void);
 
 // The word of an enum-valued setting, for messages and reports.
 const char *config_sampler_name(enum sampler_kind kind);
+const char *config_objective_name(enum objective_kind kind);
 // Reads a sampler's word; the error names the allowed ones.
 struct error *config_sampler_parse(const char *word, enum sampler_kind *kind) MUST_USE;
 

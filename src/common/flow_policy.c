@@ -16,6 +16,7 @@ void flow_policy_layout(struct flow_policy *p, const struct config *config, int 
   p->output_scale = (float)config->policy.output_scale;
   p->sde_sigma = (float)config->policy.sde_sigma;
   p->supervision = config->objective.supervision;
+  p->time_floor = (float)config->policy.time_floor;
   mlp_layout(&p->net, obs_dim + action_dim + p->embedding_dim, &config->policy.hidden, action_dim, offset);
 }
 
@@ -80,9 +81,9 @@ static void embed_times(int frequencies, size_t count, const float *t, size_t st
   }
 }
 
-// Network and output scale, from w->shared and w->input.
-static void velocity_of_input(const struct flow_policy *p, const float *parameters, int rows, int pairs,
-                              struct flow_workspace *w, float *u) {
+// The network's prediction, with its scale, from w->shared and w->input.
+static void predict_of_input(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                             struct flow_workspace *w, float *u) {
   const int first = p->net.width[1], all = rows * pairs, columns = p->action_dim + p->embedding_dim;
   float *z = w->tape.activation[0];
   for (int i = 0; i < all; ++i)
@@ -94,6 +95,12 @@ static void velocity_of_input(const struct flow_policy *p, const float *paramete
   for (size_t i = 0; i < (size_t)all * (size_t)p->action_dim; ++i) u[i] *= p->output_scale;
 }
 
+// In place from the action that the network predicts to the velocity that leads there, all at one t.
+static void velocity_of_action(const struct flow_policy *p, size_t count, const float *x, float t, float *u) {
+  const float rate = 1.0f / fmaxf(t, p->time_floor);
+  for (size_t i = 0; i < count; ++i) u[i] = (x[i] - u[i]) * rate;
+}
+
 void flow_policy_velocity(const struct flow_policy *p, const float *parameters, int rows, int pairs, const float *obs,
                           const float *x, const float *t, struct flow_workspace *w, float *u) {
   assert(rows <= w->obs_rows && pairs <= w->pairs);
@@ -102,7 +109,9 @@ void flow_policy_velocity(const struct flow_policy *p, const float *parameters, 
   share_observation(p, parameters, rows, obs, w->shared);
   for (size_t i = 0; i < all; ++i) memcpy(w->input + i * columns, x + i * action, action * sizeof(float));
   embed_times(p->embedding_dim / 2, all, t, columns, w->input + action);
-  velocity_of_input(p, parameters, rows, pairs, w, u);
+  predict_of_input(p, parameters, rows, pairs, w, u);
+  for (size_t i = 0; p->supervision == SUPERVISION_DATA && i < all; ++i)
+    velocity_of_action(p, action, x + i * action, t[i], u + i * action);
 }
 
 // u(obs, x, t) with one t for all rows, as a sampler needs it: the embedding's product is a single row.
@@ -122,6 +131,7 @@ static void velocity_at(const struct flow_policy *p, const float *parameters, in
               x_weights(p, parameters), first, 1.0f, z, first);
   mlp_forward_hidden(&p->net, parameters, rows, &w->tape, u);
   for (size_t i = 0; i < (size_t)rows * action; ++i) u[i] *= p->output_scale;
+  if (p->supervision == SUPERVISION_DATA) velocity_of_action(p, (size_t)rows * action, x, t, u);
 }
 
 // The explicit Runge-Kutta methods with as many as four stages, each stage depending on the one before it alone.
@@ -137,11 +147,20 @@ static const struct tableau TABLEAU[] = {
     [SAMPLER_RK4] = {4, {0, 0.5f, 0.5f, 1}, {1 / 6.0f, 1 / 3.0f, 1 / 3.0f, 1 / 6.0f}},
 };
 
-void flow_policy_sample(const struct flow_policy *p, const float *parameters, enum sampler_kind sampler, int steps,
-                        int rows, const float *obs, const float *sde_noise, struct flow_workspace *w, float *x) {
+// x after step k to its place in the chain, when it has one.
+static void keep(const struct flow_sampling *how, int k, int rows, size_t dims, const float *x) {
+  const int place = k - (how->steps - how->kept);
+  if (how->chain == NULL || place < 0) return;
+  for (size_t r = 0; r < (size_t)rows; ++r)
+    memcpy(how->chain + (r * (size_t)how->kept + (size_t)place) * dims, x + r * dims, dims * sizeof(float));
+}
+
+void flow_policy_sample(const struct flow_policy *p, const float *parameters, const struct flow_sampling *how, int rows,
+                        const float *obs, struct flow_workspace *w, float *x) {
   assert(rows <= w->obs_rows);
-  const struct tableau *method = &TABLEAU[sampler];
+  const struct tableau *method = &TABLEAU[how->sampler];
   const size_t n = (size_t)rows * (size_t)p->action_dim;
+  const int steps = how->steps;
   float *const at = w->stage, *const u = w->stage + n, *const sum = w->stage + 2 * n;
   share_observation(p, parameters, rows, obs, w->shared);
   for (int k = 0; k < steps; ++k) {
@@ -154,12 +173,22 @@ void flow_policy_sample(const struct flow_policy *p, const float *parameters, en
       for (size_t j = 0; j < n; ++j) sum[j] = (i > 0 ? sum[j] : 0.0f) + method->weight[i] * u[j];
     }
     for (size_t j = 0; j < n; ++j) x[j] += dt * sum[j];
-    if (sde_noise != NULL)
-      for (size_t j = 0; j < n; ++j) x[j] += p->sde_sigma * sde_noise[(size_t)k * n + j];
+    if (how->sde_noise != NULL)
+      for (size_t j = 0; j < n; ++j) x[j] += p->sde_sigma * how->sde_noise[(size_t)k * n + j];
+    keep(how, k, rows, (size_t)p->action_dim, x);
   }
 }
 
 int flow_policy_evaluations(enum sampler_kind sampler, int steps) { return TABLEAU[sampler].stages * steps; }
+
+// What the supervised quantity misses: target − reach·(the network's prediction). velocity: u against eps − a; eps:
+// x1 = x0 + u = x_t + (1−t)·u against eps; data: the prediction against a.
+static float cfm_target(enum supervision_kind supervision, float a, float eps, float x) {
+  return supervision == SUPERVISION_VELOCITY ? eps - a : supervision == SUPERVISION_EPS ? eps - x : a;
+}
+static float cfm_reach(enum supervision_kind supervision, float t) {
+  return supervision == SUPERVISION_EPS ? 1.0f - t : 1.0f;
+}
 
 void flow_policy_cfm_forward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
                              const float *obs, const float *action, const float *eps, const float *t,
@@ -173,42 +202,25 @@ void flow_policy_cfm_forward(const struct flow_policy *p, const float *parameter
     for (size_t d = 0; d < dims; ++d) w->input[i * columns + d] = t[i] * eps[i * dims + d] + (1.0f - t[i]) * a[d];
   }
   embed_times(p->embedding_dim / 2, all, t, columns, w->input + dims);
-  velocity_of_input(p, parameters, rows, pairs, w, w->u);
+  predict_of_input(p, parameters, rows, pairs, w, w->u);
   for (size_t i = 0; i < all; ++i) {
     const float *a = action + i / (size_t)pairs * dims, *x = w->input + i * columns;
+    const float reach = cfm_reach(p->supervision, t[i]);
     float sum = 0;
     for (size_t d = 0; d < dims; ++d) {
-      const float noise = eps[i * dims + d], u = w->u[i * dims + d];
-      // velocity: u against eps − a; eps: x1 = x0 + u = (x_t − t·u) + u against eps
-      const float miss = p->supervision == SUPERVISION_VELOCITY ? noise - a[d] - u : noise - x[d] - (1.0f - t[i]) * u;
+      const float target = cfm_target(p->supervision, a[d], eps[i * dims + d], x[d]);
+      const float miss = target - reach * w->u[i * dims + d];
       sum += miss * miss;
     }
     loss[i] = sum / (float)dims;
   }
 }
 
-// ∂loss/∂u of each pair, times d_loss; and output_scale, as u = output_scale · network output.
-static void cfm_velocity_gradient(const struct flow_policy *p, int rows, int pairs, const float *action,
-                                  const float *eps, const float *t, const struct flow_workspace *w, const float *d_loss,
-                                  float *d_u) {
-  const size_t dims = (size_t)p->action_dim, columns = dims + (size_t)p->embedding_dim;
-  for (size_t i = 0; i < (size_t)rows * (size_t)pairs; ++i) {
-    const float *a = action + i / (size_t)pairs * dims, *x = w->input + i * columns;
-    const float scale = -2.0f / (float)dims * d_loss[i] * p->output_scale, rest = 1.0f - t[i];
-    for (size_t d = 0; d < dims; ++d) {
-      const float noise = eps[i * dims + d], u = w->u[i * dims + d];
-      d_u[i * dims + d] = p->supervision == SUPERVISION_VELOCITY ? scale * (noise - a[d] - u)
-                                                                 : scale * rest * (noise - x[d] - rest * u);
-    }
-  }
-}
-
-void flow_policy_cfm_backward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
-                              const float *obs, const float *action, const float *eps, const float *t,
-                              struct flow_workspace *w, const float *d_loss, float *gradient) {
+// From w->d_u, the derivative by the network's output, to the parameters. After predict_of_input with the same rows.
+static void predict_backward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                             const float *obs, struct flow_workspace *w, float *gradient) {
   const int first = p->net.width[1], all = rows * pairs, columns = p->action_dim + p->embedding_dim;
   const size_t n = (size_t)first;
-  cfm_velocity_gradient(p, rows, pairs, action, eps, t, w, d_loss, w->d_u);
   const float *dz = mlp_backward_hidden(&p->net, parameters, all, &w->tape, w->d_u, gradient);
   float *const d_weight = gradient + p->net.weight[0];
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, columns, first, all, 1.0f, w->input, columns, dz, first, 1.0f,
@@ -220,12 +232,104 @@ void flow_policy_cfm_backward(const struct flow_policy *p, const float *paramete
               first, 1.0f, d_weight, first);
 }
 
+void flow_policy_cfm_backward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
+                              const float *obs, const float *action, const float *eps, const float *t,
+                              struct flow_workspace *w, const float *d_loss, float *gradient) {
+  const size_t dims = (size_t)p->action_dim, columns = dims + (size_t)p->embedding_dim;
+  for (size_t i = 0; i < (size_t)rows * (size_t)pairs; ++i) {
+    const float *a = action + i / (size_t)pairs * dims, *x = w->input + i * columns;
+    const float reach = cfm_reach(p->supervision, t[i]);
+    const float scale = -2.0f / (float)dims * d_loss[i] * p->output_scale * reach;
+    for (size_t d = 0; d < dims; ++d) {
+      const float target = cfm_target(p->supervision, a[d], eps[i * dims + d], x[d]);
+      w->d_u[i * dims + d] = scale * (target - reach * w->u[i * dims + d]);
+    }
+  }
+  predict_backward(p, parameters, rows, pairs, obs, w, gradient);
+}
+
+// Step j of the learned ones starts at x [A] and ends at `next` [A].
+struct flow_step {
+  const float *x, *next;
+  float t, dt;
+};
+
+static struct flow_step step_of(const struct flow_chain *c, size_t dims, size_t row, int j) {
+  const float *chain = c->chain + row * c->chain_stride + (size_t)j * dims;
+  const int k = c->steps - c->learned + j;
+  const float t = 1.0f - (float)k / (float)c->steps;
+  return (struct flow_step){.x = j == 0 ? c->start + row * c->start_stride : chain - dims,
+                            .next = chain,
+                            .t = t,
+                            .dt = (1.0f - (float)(k + 1) / (float)c->steps) - t};
+}
+
+// log N(next; x + dt·u, sigma²), without the −A·log sigma that cancels in the ratio, and sigma kept from 0 as in the
+// reference.
+static const float SIGMA_FLOOR = 1e-6f, HALF_LOG_TWO_PI = 0.918938533f;
+
+void flow_policy_chain_forward(const struct flow_policy *p, const float *parameters, int rows, const float *obs,
+                               const struct flow_chain *c, struct flow_workspace *w, float *log_prob) {
+  assert(rows <= w->obs_rows && c->learned <= w->pairs);
+  const size_t dims = (size_t)p->action_dim, columns = dims + (size_t)p->embedding_dim, pairs = (size_t)c->learned;
+  const float precision = 1.0f / (p->sde_sigma + SIGMA_FLOOR);
+  share_observation(p, parameters, rows, obs, w->shared);
+  for (size_t i = 0; i < (size_t)rows * pairs; ++i) {
+    const struct flow_step s = step_of(c, dims, i / pairs, (int)(i % pairs));
+    memcpy(w->input + i * columns, s.x, dims * sizeof(float));
+    float *const embedding = w->input + i * columns + dims; // the first row's serves them all
+    if (i < pairs) embed_times(p->embedding_dim / 2, 1, &s.t, columns, embedding);
+    else memcpy(embedding, embedding - pairs * columns, (size_t)p->embedding_dim * sizeof(float));
+  }
+  predict_of_input(p, parameters, rows, c->learned, w, w->u);
+  for (size_t i = 0; i < (size_t)rows * pairs; ++i) {
+    const struct flow_step s = step_of(c, dims, i / pairs, (int)(i % pairs));
+    float sum = 0;
+    for (size_t d = 0; d < dims; ++d) {
+      const float z = (s.next[d] - s.x[d] - s.dt * w->u[i * dims + d]) * precision;
+      sum += z * z;
+    }
+    log_prob[i] = -0.5f * sum - (float)dims * HALF_LOG_TWO_PI;
+  }
+}
+
+void flow_policy_chain_backward(const struct flow_policy *p, const float *parameters, int rows, const float *obs,
+                                const struct flow_chain *c, struct flow_workspace *w, const float *d_log_prob,
+                                float *gradient) {
+  const size_t dims = (size_t)p->action_dim, pairs = (size_t)c->learned;
+  const float precision = 1.0f / (p->sde_sigma + SIGMA_FLOOR);
+  for (size_t i = 0; i < (size_t)rows * pairs; ++i) {
+    const struct flow_step s = step_of(c, dims, i / pairs, (int)(i % pairs));
+    const float scale = d_log_prob[i] * s.dt * precision * p->output_scale;
+    for (size_t d = 0; d < dims; ++d)
+      w->d_u[i * dims + d] = scale * (s.next[d] - s.x[d] - s.dt * w->u[i * dims + d]) * precision;
+  }
+  predict_backward(p, parameters, rows, c->learned, obs, w, gradient);
+}
+
+void flow_policy_chain_of_noise(const struct flow_policy *p, int learned, const float *noise, float *log_prob) {
+  const size_t dims = (size_t)p->action_dim;
+  const float scale = p->sde_sigma / (p->sde_sigma + SIGMA_FLOOR);
+  for (size_t j = 0; j < (size_t)learned; ++j) {
+    float sum = 0;
+    for (size_t d = 0; d < dims; ++d) sum += scale * noise[j * dims + d] * (scale * noise[j * dims + d]);
+    log_prob[j] = -0.5f * sum - (float)dims * HALF_LOG_TWO_PI;
+  }
+}
+
 void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, float *eps,
                             float *t) {
   const size_t pairs = (size_t)config->objective.mc_samples;
   const uint64_t seed = (uint64_t)config->seed;
   rng_normal(rng_stream(seed, RNG_CFM_NOISE, env, step), pairs * (size_t)action_dim, eps);
-  rng_uniform(rng_stream(seed, RNG_CFM_TIME, env, step), pairs, t);
+  const struct rng_stream times = rng_stream(seed, RNG_CFM_TIME, env, step);
+  if (config->objective.flow_time == FLOW_TIME_LOGNORMAL) { // the logit is normal
+    const float mean = (float)config->objective.flow_time_mean, std = (float)config->objective.flow_time_std;
+    rng_normal(times, pairs, t);
+    for (size_t m = 0; m < pairs; ++m) t[m] = 1.0f / (1.0f + expf(-(mean + std * t[m])));
+    return;
+  }
+  rng_uniform(times, pairs, t);
   if (config->objective.flow_time == FLOW_TIME_UNIFORM) return;
   const float grid = (float)config->policy.flow_steps;
   for (size_t m = 0; m < pairs; ++m) t[m] = 1.0f - floorf(t[m] * grid) / grid;
@@ -237,12 +341,12 @@ double flow_policy_sample_flops(const struct flow_policy *p, enum sampler_kind s
   return 2.0 * p->obs_dim * first + flow_policy_evaluations(sampler, steps) * evaluation;
 }
 
-double flow_policy_cfm_forward_flops(const struct flow_policy *p, int pairs) {
+double flow_policy_forward_flops(const struct flow_policy *p, int pairs) {
   const double shared = 2.0 * p->obs_dim * p->net.width[1];
   return shared + pairs * (mlp_forward_flops(&p->net) - shared);
 }
 
-double flow_policy_cfm_backward_flops(const struct flow_policy *p, int pairs) {
+double flow_policy_backward_flops(const struct flow_policy *p, int pairs) {
   const double shared = 2.0 * p->obs_dim * p->net.width[1]; // the weights' gradient; the input's is not needed
   return shared + pairs * (mlp_backward_flops(&p->net) - shared);
 }

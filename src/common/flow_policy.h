@@ -1,5 +1,6 @@
-// The flow policy: a velocity network u(obs, x_t, t), samplers that integrate it from noise to an action, and the
-// conditional flow matching (CFM) loss with its gradient. FPO §3; docs/algorithm.md.
+// The flow policy: a network for the velocity u(obs, x_t, t), samplers that integrate it from noise to an action, the
+// conditional flow matching (CFM) loss, and the log-likelihood of a noisy chain of flow steps, each with its gradient.
+// FPO §3; docs/algorithm.md §2, §3, §4.
 #ifndef FLOWRANK_FLOW_POLICY_H
 #define FLOWRANK_FLOW_POLICY_H
 
@@ -13,7 +14,8 @@ struct flow_policy {
   int obs_dim, action_dim, embedding_dim;
   float output_scale;
   float sde_sigma;
-  enum supervision_kind supervision;
+  enum supervision_kind supervision; // data: the network's output is the action at the end of the flow
+  float time_floor;                  // u = (x_t − action)/max(t, time_floor) where it is
 };
 
 void flow_policy_layout(struct flow_policy *p, const struct config *config, int obs_dim, int action_dim, size_t offset);
@@ -34,19 +36,28 @@ struct error *flow_workspace_init(struct flow_workspace *w, const struct flow_po
                                   int with_backward) MUST_USE;
 void flow_workspace_free(struct flow_workspace *w);
 
-// Velocity u = output_scale · net(obs, x, t), pointing from action to noise. Each observation has `pairs` rows of x, t.
+// Velocity u(obs, x, t), pointing from action to noise: output_scale · net, or what follows from the action that the
+// network predicts. Each observation has `pairs` rows of x, t.
 // obs [rows, O] normalised; x [rows·pairs, A]; t [rows·pairs]; u [rows·pairs, A].
 void flow_policy_velocity(const struct flow_policy *p, const float *parameters, int rows, int pairs, const float *obs,
                           const float *x, const float *t, struct flow_workspace *w, float *u);
 
-// Integrates dx/dt = u from t = 1 (noise) to t = 0 (action) in `steps` equal steps.
-// obs [rows, O] normalised; x [rows, A]: noise in, raw action out; sde_noise [steps, rows, A] standard normal, or null
-// when sde_sigma is 0.
-void flow_policy_sample(const struct flow_policy *p, const float *parameters, enum sampler_kind sampler, int steps,
-                        int rows, const float *obs, const float *sde_noise, struct flow_workspace *w, float *x);
+// How an action is integrated.
+struct flow_sampling {
+  enum sampler_kind sampler;
+  int steps;
+  const float *sde_noise; // [steps, rows, A] standard normal, times sde_sigma added after each step; null: none
+  int kept;               // of the last steps, x after which goes to `chain`
+  float *chain;           // [rows, kept, A]; null: none
+};
+
+// Integrates dx/dt = u from t = 1 (noise) to t = 0 (action) in equal steps.
+// obs [rows, O] normalised; x [rows, A]: noise in, raw action out.
+void flow_policy_sample(const struct flow_policy *p, const float *parameters, const struct flow_sampling *how, int rows,
+                        const float *obs, struct flow_workspace *w, float *x);
 
 // CFM loss of every stored pair: loss [rows, pairs], mean over action dims of the squared error of the supervised
-// quantity (velocity: eps − a; eps: eps). obs [rows, O]; action [rows, A]; eps [rows, pairs, A]; t [rows, pairs].
+// quantity (velocity: eps − a; eps: eps; data: a). obs [rows, O]; action [rows, A]; eps [rows, pairs, A]; t [rows, pairs].
 void flow_policy_cfm_forward(const struct flow_policy *p, const float *parameters, int rows, int pairs,
                              const float *obs, const float *action, const float *eps, const float *t,
                              struct flow_workspace *w, float *loss);
@@ -57,17 +68,37 @@ void flow_policy_cfm_backward(const struct flow_policy *p, const float *paramete
                               const float *obs, const float *action, const float *eps, const float *t,
                               struct flow_workspace *w, const float *d_loss, float *gradient);
 
+// Log-likelihoods of the last `learned` of `steps` Euler–Maruyama steps with sde_sigma: log_prob [rows, learned].
+// start [rows, A]: x before the first of them, rows start_stride floats apart; chain [rows, ≥ learned, A]: x after each,
+// rows chain_stride floats apart.
+struct flow_chain {
+  int steps, learned;
+  const float *start, *chain;
+  size_t start_stride, chain_stride;
+};
+void flow_policy_chain_forward(const struct flow_policy *p, const float *parameters, int rows, const float *obs,
+                               const struct flow_chain *c, struct flow_workspace *w, float *log_prob);
+
+// Adds the gradient of sum(d_log_prob · log_prob) to `gradient`, after the forward with the same arguments and workspace.
+void flow_policy_chain_backward(const struct flow_policy *p, const float *parameters, int rows, const float *obs,
+                                const struct flow_chain *c, struct flow_workspace *w, const float *d_log_prob,
+                                float *gradient);
+
+// Log-likelihoods of the same steps while the policy is the one that made them: a function of their noise alone.
+// noise [learned, A]; log_prob [learned].
+void flow_policy_chain_of_noise(const struct flow_policy *p, int learned, const float *noise, float *log_prob);
+
 // Draws the stored pairs of one action again: eps [pairs, A], t [pairs]. `step` counts control steps of environment
-// `env` since the run's start; t from the K = flow_steps left grid points {1, 1−1/K, .., 1/K}, or uniform.
+// `env` since the run's start; t from the K = flow_steps left grid points {1, 1−1/K, .., 1/K}, uniform, or lognormal.
 void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, float *eps,
                             float *t);
 
 // Velocity evaluations of one action.
 int flow_policy_evaluations(enum sampler_kind sampler, int steps);
 
-// Matrix-product operations: one action sampled; one CFM forward of `pairs` pairs; its backward.
+// Matrix-product operations: one action sampled; the velocities of `pairs` (x_t, t) of one observation; their backward.
 double flow_policy_sample_flops(const struct flow_policy *p, enum sampler_kind sampler, int steps);
-double flow_policy_cfm_forward_flops(const struct flow_policy *p, int pairs);
-double flow_policy_cfm_backward_flops(const struct flow_policy *p, int pairs);
+double flow_policy_forward_flops(const struct flow_policy *p, int pairs);
+double flow_policy_backward_flops(const struct flow_policy *p, int pairs);
 
 #endif

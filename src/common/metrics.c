@@ -110,6 +110,7 @@ static size_t format_line(const struct metrics_line *l, char *text) {
       {"ratio_std", l->ratio_std},
       {"clipped_fraction", l->clipped_fraction},
       {"cfm_loss", l->cfm_loss},
+      {"entropy", l->entropy},
       {"value_mean", l->value_mean},
       {"grad_norm", l->grad_norm},
       {"act_seconds", l->act_seconds},
@@ -184,4 +185,9 @@ struct error *metrics_append(struct metrics *m, const struct metrics_line *line)
 void metrics_end_bar(struct metrics *m) {
   if (m->bar && m->file != NULL) puts("");
   fflush(stdout);
+}
+
+void metrics_warn(void *context, const char *line) {
+  (void)context;
+  fprintf(stderr, "flowrank: warning: %s\n", line);
 }

@@ -17,7 +17,7 @@ struct metrics_line {
   int64_t episodes; // finished in this iteration
   double episode_return, episode_length;
   double eval_return, eval_error;
-  double policy_loss, value_loss, ratio_mean, ratio_std, clipped_fraction, cfm_loss, value_mean, grad_norm;
+  double policy_loss, value_loss, ratio_mean, ratio_std, clipped_fraction, cfm_loss, entropy, value_mean, grad_norm;
   double act_seconds, wire_seconds, learn_seconds, other_seconds; // of this iteration
   int64_t broken;                                                 // environments reset after a NaN in the physics
   int64_t wire_bytes; // trajectories and tails that crossed ranks in this iteration
@@ -46,5 +46,8 @@ struct error *metrics_append(struct metrics *m, const struct metrics_line *line)
 
 // Ends the bar's line, so that other text can follow.
 void metrics_end_bar(struct metrics *m);
+
+// One line of warning on stderr; fits where checkpoint.h asks what to do with a file that it passed over.
+void metrics_warn(void *context, const char *line);
 
 #endif

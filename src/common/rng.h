@@ -19,6 +19,7 @@ enum rng_purpose {
   RNG_BENCH = 9,        // free use by benchmarks and tests
   RNG_TASK = 10,        // randomness of a task's own inside an episode; owner: environment, step: control step
   RNG_STAGGER = 11,     // owner: environment, step: 0
+  RNG_ENTROPY = 12,     // as ACTION_NOISE
   RNG_EVAL = 64,        // added to a purpose during evaluation, so that it never repeats a training draw
 };
 

@@ -8,6 +8,7 @@
 
 #include "common/config.h"
 #include "common/error.h"
+#include "common/policy.h"
 #include "common/shard.h"
 
 // An environment's state is a row of doubles: this header, its newest observation [O], then the task's own state.
@@ -25,24 +26,24 @@ struct shard_report {
 
 struct trajectory_layout {
   int envs, steps, obs_dim, action_dim;
-  int loss_columns;  // M, or 1 where only the mean of the M old losses is needed
+  int action_columns, old_columns; // of a step: what the policy records (common/policy.h)
   int finals;        // truncated episodes that one environment can have in an iteration; 0 unless bootstrapping
   size_t state_size; // doubles of an environment's row
-  size_t action, reward, old_loss, final_obs, flags, report, state; // offsets in bytes; obs is at 0
+  size_t action, reward, old_log_prob, final_obs, flags, report, state; // offsets in bytes; obs is at 0
   size_t learner_bytes; // [0, learner_bytes): for the learner; [learner_bytes, bytes): the tail, for rank 0
   size_t bytes;
 };
-void trajectory_layout_init(struct trajectory_layout *l, const struct config *config, const struct shard_sizes *sizes,
-                            int obs_dim, int action_dim, int64_t episode_length, size_t task_state_size);
+void trajectory_layout_init(struct trajectory_layout *l, const struct policy *policy, const struct shard_sizes *sizes,
+                            int64_t episode_length, size_t task_state_size);
 
 struct trajectory {
   unsigned char *memory;
-  float *obs;       // [envs, steps+1, O]: before each step, and after the last
-  float *action;    // [envs, steps, A] raw
-  float *reward;    // [envs, steps]
-  float *old_loss;  // [envs, steps, loss_columns]
-  float *final_obs; // [envs, finals, O]: of the environment's first, second, .. truncated episode
-  uint8_t *flags;   // [envs, steps] of step_flag
+  float *obs;          // [envs, steps+1, O]: before each step, and after the last
+  float *action;       // [envs, steps, action_columns]; the last A are the raw action
+  float *reward;       // [envs, steps]
+  float *old_log_prob; // [envs, steps, old_columns]
+  float *final_obs;    // [envs, finals, O]: of the environment's first, second, .. truncated episode
+  uint8_t *flags;      // [envs, steps] of step_flag
   struct shard_report *report;
   double *state; // [envs, state_size]: at the iteration's start while an actor holds it, at its end afterwards
 };

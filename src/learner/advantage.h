@@ -1,4 +1,4 @@
-// Generalised advantage estimation over unrolls, with termination and truncation (docs/algorithm.md §5).
+// Generalised advantage estimation over unrolls, with termination and truncation (docs/algorithm.md §6).
 #ifndef FLOWRANK_ADVANTAGE_H
 #define FLOWRANK_ADVANTAGE_H
 

@@ -7,22 +7,22 @@
 #include "learner/advantage.h"
 
 // Rows worked at once: enough for the matrix products to run at full rate, few enough for activations to stay in cache.
-enum { VALUE_BLOCK_ROWS = 512, POLICY_BLOCK_PAIRS = 512 };
+enum { VALUE_BLOCK_ROWS = 512, POLICY_BLOCK_TERMS = 512 };
 
 struct objective_workspace {
   int value_unrolls, value_rows; // a value block: unrolls; rows with the last and final observations
   int policy_rows;               // a policy block: actions
   struct mlp_tape value_tape;
-  struct flow_workspace policy;
+  struct policy_workspace policy;
   float *memory, *obs, *value, *d_value, *final_value, *target; // of a value block
-  float *loss, *d_loss;                                         // [policy_rows, pairs]
+  float *log_prob, *d_log_prob;                                 // [policy_rows, terms]
+  float *combined;                                              // [policy_rows, ratios]
 };
 
 void objective_layout(struct objective *o, const struct config *config, int obs_dim, int action_dim) {
-  *o = (struct objective){
-      .config = config, .obs_dim = obs_dim, .action_dim = action_dim, .pairs = (int)config->objective.mc_samples};
-  flow_policy_layout(&o->policy, config, obs_dim, action_dim, 0);
-  mlp_layout(&o->value, obs_dim, &config->value.hidden, 1, o->policy.net.end);
+  *o = (struct objective){.config = config};
+  policy_layout(&o->policy, config, obs_dim, action_dim, 0);
+  mlp_layout(&o->value, obs_dim, &config->value.hidden, 1, policy_net(&o->policy)->end);
   o->parameter_count = o->value.end;
 }
 
@@ -32,31 +32,33 @@ struct error *objective_workspace_init(struct objective_workspace **out, const s
   const int steps = (int)o->config->rollout.unroll_length;
   w->value_unrolls = VALUE_BLOCK_ROWS > steps ? VALUE_BLOCK_ROWS / steps : 1;
   w->value_rows = w->value_unrolls * (2 * steps + 1); // at the worst every step has a final observation
-  w->policy_rows = POLICY_BLOCK_PAIRS > o->pairs ? POLICY_BLOCK_PAIRS / o->pairs : 1;
-  const size_t rows = (size_t)w->value_rows, pairs = (size_t)w->policy_rows * (size_t)o->pairs;
-  w->memory = malloc((rows * ((size_t)o->obs_dim + 4) + 2 * pairs) * sizeof(float));
+  w->policy_rows = POLICY_BLOCK_TERMS > o->policy.terms ? POLICY_BLOCK_TERMS / o->policy.terms : 1;
+  const size_t rows = (size_t)w->value_rows, terms = (size_t)w->policy_rows * (size_t)o->policy.terms;
+  const size_t ratios = (size_t)w->policy_rows * (size_t)o->policy.ratios;
+  w->memory = malloc((rows * ((size_t)o->policy.obs_dim + 4) + 2 * terms + ratios) * sizeof(float));
   struct error *e = w->memory ? NULL : error_no_memory("the objective's workspace");
   if (e == NULL) e = mlp_tape_init(&w->value_tape, &o->value, w->value_rows, 1);
-  if (e == NULL) e = flow_workspace_init(&w->policy, &o->policy, w->policy_rows, o->pairs, 1);
+  if (e == NULL) e = policy_workspace_init(&w->policy, &o->policy, POLICY_LEARN, w->policy_rows);
   if (e != NULL) {
     objective_workspace_free(w);
     *out = NULL;
     return e;
   }
   w->obs = w->memory;
-  w->value = w->obs + rows * (size_t)o->obs_dim;
+  w->value = w->obs + rows * (size_t)o->policy.obs_dim;
   w->d_value = w->value + rows;
   w->final_value = w->d_value + rows;
   w->target = w->final_value + rows;
-  w->loss = w->target + rows;
-  w->d_loss = w->loss + pairs;
+  w->log_prob = w->target + rows;
+  w->d_log_prob = w->log_prob + terms;
+  w->combined = w->d_log_prob + terms;
   return NULL;
 }
 
 void objective_workspace_free(struct objective_workspace *w) {
   if (w == NULL) return;
   mlp_tape_free(&w->value_tape);
-  flow_workspace_free(&w->policy);
+  policy_workspace_free(&w->policy);
   free(w->memory);
   free(w);
 }
@@ -65,7 +67,7 @@ void objective_workspace_free(struct objective_workspace *w) {
 // of the episodes that were truncated inside it. Returns how many rows; [*final_first, *final_end) are its finals.
 static int gather_value_block(const struct objective *o, const struct minibatch *b, int unroll, int unrolls,
                               struct objective_workspace *w, int *final_first, int *final_end) {
-  const size_t dim = (size_t)o->obs_dim, steps = (size_t)b->steps;
+  const size_t dim = (size_t)o->policy.obs_dim, steps = (size_t)b->steps;
   const int first_row = unroll * b->steps, rows = unrolls * b->steps;
   float *next = w->obs;
   memcpy(next, b->obs + (size_t)first_row * dim, (size_t)rows * dim * sizeof(float));
@@ -145,55 +147,51 @@ static void count_ratio(float ratio, float clip, double *sums) {
   sums[SUM_CLIPPED] += fabsf(ratio - 1.0f) > clip;
 }
 
-// One ratio an action: ρ = exp(mean old − mean new) (FPO eq. 10). d_loss [pairs]: derivative by each new CFM loss.
-static void averaged_ratio(const struct objective *o, float old_mean, const float *loss, float advantage, float weight,
-                           double *sums, float *d_loss) {
-  const float clip = (float)o->config->objective.clip;
-  float mean = 0, d_ratio;
-  for (int m = 0; m < o->pairs; ++m) mean += loss[m];
-  mean /= (float)o->pairs;
-  const float ratio = expf(old_mean - mean);
-  sums[SUM_POLICY_LOSS] += (double)surrogate(o, ratio, advantage, &d_ratio);
-  count_ratio(ratio, clip, sums);
-  for (int m = 0; m < o->pairs; ++m) d_loss[m] = -weight * d_ratio * ratio / (float)o->pairs;
-}
-
-// A ratio for each pair: ρ_m = exp(clip(old_m − new_m, ±limit)), each with the action's advantage.
-static void per_sample_ratio(const struct objective *o, const float *old, const float *loss, float advantage,
-                             float weight, double *sums, float *d_loss) {
-  const float clip = (float)o->config->objective.clip, limit = (float)o->config->objective.log_ratio_clip;
-  for (int m = 0; m < o->pairs; ++m) {
-    const float log_ratio = old[m] - loss[m];
-    const int inside = fabsf(log_ratio) <= limit;
+// Ratios of one action: ρ = exp(new − old) of each of its log-probabilities or of their mean (FPO eq. 10), each with the
+// action's advantage; d_log_prob [terms]: derivative by each new log-probability. fpo's per-sample ratios have their
+// logarithm bounded.
+static void action_ratios(const struct objective *o, const float *old, const float *combined, float advantage,
+                          float weight, double *sums, float *d_log_prob) {
+  const struct config *c = o->config;
+  const int ratios = o->policy.ratios, shared = o->policy.terms / ratios; // terms of a ratio
+  const bool bounded = c->objective.kind == OBJECTIVE_FPO && c->objective.ratio == RATIO_PER_SAMPLE;
+  const float clip = (float)c->objective.clip, limit = bounded ? (float)c->objective.log_ratio_clip : INFINITY;
+  for (int i = 0; i < ratios; ++i) {
+    const float log_ratio = combined[i] - old[i];
+    const int inside = !(fabsf(log_ratio) > limit); // what is not a number stays so, and is seen
     const float ratio = expf(inside ? log_ratio : copysignf(limit, log_ratio));
     float d_ratio;
     sums[SUM_POLICY_LOSS] += (double)surrogate(o, ratio, advantage, &d_ratio);
     count_ratio(ratio, clip, sums);
-    d_loss[m] = inside ? -weight * d_ratio * ratio / (float)o->pairs : 0.0f;
+    const float d = inside ? weight * d_ratio * ratio / (float)o->policy.terms : 0.0f;
+    for (int m = i * shared; m < (i + 1) * shared; ++m) d_log_prob[m] = d;
   }
 }
 
 void objective_policy(const struct objective *o, const float *parameters, const struct minibatch *b,
                       int64_t total_actions, const float *advantage, struct objective_workspace *w, float *gradient,
                       double *sums) {
+  const struct policy *p = &o->policy;
   const int n = b->unrolls * b->steps;
-  const size_t pairs = (size_t)o->pairs, dims = (size_t)o->action_dim;
+  const size_t terms = (size_t)p->terms, ratios = (size_t)p->ratios;
   const float weight = (float)(1.0 / (double)total_actions);
-  const int averaged = o->config->objective.ratio == RATIO_AVERAGED;
+  const double cost = o->config->objective.entropy_cost;
   for (int first = 0; first < n; first += w->policy_rows) {
-    const int rows = n - first < w->policy_rows ? n - first : w->policy_rows;
     const size_t at = (size_t)first;
-    const float *obs = b->obs + at * (size_t)o->obs_dim, *action = b->action + at * dims;
-    const float *eps = b->eps + at * pairs * dims, *t = b->t + at * pairs;
-    flow_policy_cfm_forward(&o->policy, parameters, rows, o->pairs, obs, action, eps, t, &w->policy, w->loss);
-    for (size_t i = 0; i < (size_t)rows; ++i) {
-      const float *loss = w->loss + i * pairs;
-      float *d_loss = w->d_loss + i * pairs;
-      for (size_t m = 0; m < pairs; ++m) sums[SUM_CFM_LOSS] += (double)loss[m];
-      if (averaged) averaged_ratio(o, b->old_loss[at + i], loss, advantage[at + i], weight, sums, d_loss);
-      else per_sample_ratio(o, b->old_loss + (at + i) * pairs, loss, advantage[at + i], weight, sums, d_loss);
+    const struct policy_batch block = {.rows = n - first < w->policy_rows ? n - first : w->policy_rows,
+                                       .obs = b->obs + at * (size_t)p->obs_dim,
+                                       .action = b->action + at * (size_t)p->action_columns,
+                                       .eps = b->eps + at * (size_t)p->noises * (size_t)p->action_dim,
+                                       .t = b->t + at * (size_t)p->times};
+    p->method->forward(p, parameters, &block, &w->policy, w->log_prob);
+    for (size_t i = 0; i < (size_t)block.rows; ++i) {
+      const float *log_prob = w->log_prob + i * terms;
+      for (size_t m = 0; m < terms; ++m) sums[SUM_LOG_PROB] += (double)log_prob[m];
+      if (cost > 0) sums[SUM_ENTROPY] += (double)w->policy.entropy[i];
+      policy_combine(p, log_prob, w->combined + i * ratios);
+      action_ratios(o, b->old_log_prob + (at + i) * ratios, w->combined + i * ratios, advantage[at + i], weight, sums,
+                    w->d_log_prob + i * terms);
     }
-    flow_policy_cfm_backward(&o->policy, parameters, rows, o->pairs, obs, action, eps, t, &w->policy, w->d_loss,
-                             gradient);
+    p->method->backward(p, parameters, &block, &w->policy, w->d_log_prob, (float)-cost * weight, gradient);
   }
 }

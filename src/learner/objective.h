@@ -1,4 +1,5 @@
-// The objective of one shard's slice of a minibatch: values and advantages, then the FPO surrogate and its gradient.
+// The objective of one shard's slice of a minibatch: values and advantages, then the policy's surrogate
+// and its gradient.
 #ifndef FLOWRANK_OBJECTIVE_H
 #define FLOWRANK_OBJECTIVE_H
 
@@ -6,8 +7,8 @@
 
 #include "common/config.h"
 #include "common/error.h"
-#include "common/flow_policy.h"
 #include "common/mlp.h"
+#include "common/policy.h"
 
 // Sums that the shards add up over the tree, in double.
 enum objective_sum {
@@ -16,8 +17,9 @@ enum objective_sum {
   SUM_RATIO,       // of ratios
   SUM_RATIO_SQUARED,
   SUM_CLIPPED,  // ratios outside 1 ± clip
-  SUM_CFM_LOSS, // of new CFM losses
-  SUM_VALUE,    // of values
+  SUM_LOG_PROB, // of new log-probabilities; fpo: of negated CFM losses
+  SUM_ENTROPY,
+  SUM_VALUE, // of values
   OBJECTIVE_SUMS,
 };
 
@@ -29,22 +31,21 @@ struct minibatch {
   const float *last_obs;  // [unrolls, O] normalised: after each unroll's last step
   const float *final_obs; // [finals, O] normalised: last observations of truncated episodes; null unless bootstrapping
   const int32_t
-      *final_at;         // [finals]: row of each in 0..n-1, ascending; when bootstrapping, every truncated row has one
-  const float *action;   // [n, A] raw
-  const float *eps;      // [n, M, A]
-  const float *t;        // [n, M]
-  const float *old_loss; // [n, M] for the per-sample ratio, [n, 1] (mean over M) for the averaged one
-  const float *reward;   // [n]
-  const uint8_t *flags;  // [n]
+      *final_at;       // [finals]: row of each in 0..n-1, ascending; when bootstrapping, every truncated row has one
+  const float *action; // [n, action_columns], as the policy records it
+  const float *eps;    // [n, noises, A]
+  const float *t;      // [n, times]
+  const float *old_log_prob; // [n, ratios]
+  const float *reward;       // [n]
+  const uint8_t *flags;      // [n]
 };
 
 // Networks and constants, shared by all threads.
 struct objective {
   const struct config *config;
-  struct flow_policy policy;
+  struct policy policy;
   struct mlp value;
   size_t parameter_count; // policy and value, in this order, in one flat array
-  int obs_dim, action_dim, pairs;
 };
 void objective_layout(struct objective *o, const struct config *config, int obs_dim, int action_dim);
 
@@ -61,7 +62,8 @@ void objective_value(const struct objective *o, const float *parameters, const s
                      int64_t total_actions, struct objective_workspace *w, float *gradient, double *sums,
                      float *advantage);
 
-// The surrogate (FPO eq. 9 and 10; PPO-clip) and its gradient. advantage [n] already normalised.
+// The surrogate of the ratios (FPO eq. 9 and 10; PPO), less the entropy's share, and its gradient. advantage [n] already
+// normalised.
 void objective_policy(const struct objective *o, const float *parameters, const struct minibatch *b,
                       int64_t total_actions, const float *advantage, struct objective_workspace *w, float *gradient,
                       double *sums);

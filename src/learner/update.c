@@ -14,7 +14,7 @@ struct error *learned_init(struct learned *l, const struct objective *o) {
   *l = (struct learned){.count = o->parameter_count};
   l->parameters = calloc(3 * l->count, sizeof *l->parameters);
   struct error *e = l->parameters ? NULL : error_no_memory("parameters");
-  if (e == NULL) e = normalizer_init(&l->normalizer, o->config->rollout.normalizer, o->obs_dim);
+  if (e == NULL) e = normalizer_init(&l->normalizer, o->config->rollout.normalizer, o->policy.obs_dim);
   if (e != NULL) {
     learned_free(l);
     return e;
@@ -22,7 +22,7 @@ struct error *learned_init(struct learned *l, const struct objective *o) {
   l->adam_m = l->parameters + l->count;
   l->adam_v = l->adam_m + l->count;
   const uint64_t seed = (uint64_t)o->config->seed;
-  mlp_initialise(&o->policy.net, seed, 0, l->parameters);
+  mlp_initialise(policy_net(&o->policy), seed, 0, l->parameters);
   mlp_initialise(&o->value, seed, MLP_MAX_LAYERS, l->parameters);
   return NULL;
 }
@@ -36,7 +36,7 @@ void learned_free(struct learned *l) {
 // One thread's slice of a minibatch, gathered from a shard.
 struct gather {
   float *memory;
-  float *obs, *last_obs, *final_obs, *action, *eps, *t, *old_loss, *reward;
+  float *obs, *last_obs, *final_obs, *action, *eps, *t, *old_log_prob, *reward;
   int32_t *final_at;
   uint8_t *flags;
   struct objective_workspace *objective;
@@ -68,10 +68,11 @@ static size_t slice_actions(const struct learner *l) {
 
 static struct error *gather_init(struct gather *g, const struct learner *l) {
   const size_t n = slice_actions(l), unrolls = (size_t)l->sizes.slice_unrolls;
-  const size_t obs = (size_t)l->layout.obs_dim, act = (size_t)l->layout.action_dim, m = (size_t)l->objective->pairs;
+  const struct policy *p = &l->objective->policy;
+  const size_t obs = (size_t)p->obs_dim, act = (size_t)p->action_columns, ratios = (size_t)p->ratios;
+  const size_t noises = (size_t)p->noises * (size_t)p->action_dim, times = (size_t)p->times;
   const size_t finals = l->layout.finals > 0 ? n : 0;
-  const size_t floats =
-      n * obs + unrolls * obs + finals * obs + n * act + n * m * act + n * m + n * (size_t)l->layout.loss_columns + n;
+  const size_t floats = n * (obs + act + noises + times + ratios + 1) + (unrolls + finals) * obs;
   g->memory = malloc(floats * sizeof(float) + (finals + 1) * sizeof(int32_t) + n);
   if (g->memory == NULL) return error_no_memory("a minibatch");
   g->obs = g->memory;
@@ -79,9 +80,9 @@ static struct error *gather_init(struct gather *g, const struct learner *l) {
   g->final_obs = g->last_obs + unrolls * obs;
   g->action = g->final_obs + finals * obs;
   g->eps = g->action + n * act;
-  g->t = g->eps + n * m * act;
-  g->old_loss = g->t + n * m;
-  g->reward = g->old_loss + n * (size_t)l->layout.loss_columns;
+  g->t = g->eps + n * noises;
+  g->old_log_prob = g->t + n * times;
+  g->reward = g->old_log_prob + n * ratios;
   g->final_at = (int32_t *)(void *)(g->reward + n);
   g->flags = (uint8_t *)(g->final_at + finals + 1);
   return objective_workspace_init(&g->objective, l->objective);
@@ -190,7 +191,7 @@ static struct minibatch gather_slice(const struct learner *l, struct gather *g, 
                             .action = g->action,
                             .eps = g->eps,
                             .t = g->t,
-                            .old_loss = g->old_loss,
+                            .old_log_prob = g->old_log_prob,
                             .reward = g->reward,
                             .flags = g->flags};
 }
@@ -215,22 +216,27 @@ static void gather_finals(const struct learner *l, struct gather *g, int shard, 
   b->final_at = g->final_at;
 }
 
-// Actions, old losses, and the noises and times drawn again.
+// Actions and old log-probabilities as far as they were recorded, and what is drawn again.
 static void gather_actions(const struct learner *l, struct gather *g, int shard, int k, int64_t iteration) {
   const struct trajectory *t = &l->trajectory[shard];
-  const size_t length = (size_t)l->sizes.unroll_length, act = (size_t)l->layout.action_dim;
-  const size_t columns = (size_t)l->layout.loss_columns, m = (size_t)l->objective->pairs;
+  const struct policy *p = &l->objective->policy;
+  const size_t length = (size_t)l->sizes.unroll_length, act = (size_t)p->action_columns, ratios = (size_t)p->ratios;
+  const size_t noises = (size_t)p->noises * (size_t)p->action_dim, times = (size_t)p->times;
+  const size_t columns = (size_t)p->old_columns; // ratios or none
   const uint32_t *unroll = l->permutation[shard] + (size_t)k * (size_t)l->sizes.slice_unrolls;
   for (size_t i = 0; i < (size_t)l->sizes.slice_unrolls; ++i) {
     const struct unroll_place from = place_of(l, unroll[i]);
     const uint32_t env = shard_first_env(&l->sizes, shard) + (uint32_t)from.env;
     const uint32_t step =
         (uint32_t)((int64_t)(from.row - from.env * (size_t)l->sizes.steps) + iteration * l->sizes.steps);
+    float *const old = g->old_log_prob + i * length * ratios;
     memcpy(g->action + i * length * act, t->action + from.row * act, length * act * sizeof(float));
-    memcpy(g->old_loss + i * length * columns, t->old_loss + from.row * columns, length * columns * sizeof(float));
+    memcpy(old, t->old_log_prob + from.row * columns, length * columns * sizeof(float));
     for (size_t s = 0; s < length; ++s)
-      flow_policy_draw_pairs(l->objective->config, l->layout.action_dim, env, step + (uint32_t)s,
-                             g->eps + (i * length + s) * m * act, g->t + (i * length + s) * m);
+      p->method->draw(p, env, step + (uint32_t)s,
+                      (struct policy_draws){.eps = g->eps + (i * length + s) * noises,
+                                            .t = g->t + (i * length + s) * times,
+                                            .old = old + s * ratios});
   }
 }
 
@@ -334,14 +340,16 @@ static struct error *average(struct learner *l, struct update_report *report) {
                   combine_doubles, sum));
   const struct config *c = l->objective->config;
   const double minibatches = (double)(c->optimizer.epochs * c->optimizer.minibatches);
-  const double actions = minibatches * (double)l->sizes.minibatch_actions, pairs = l->objective->pairs;
-  const double ratios = c->objective.ratio == RATIO_AVERAGED ? actions : actions * pairs;
+  const double actions = minibatches * (double)l->sizes.minibatch_actions;
+  const double ratios = actions * l->objective->policy.ratios;
   report->policy_loss = sum[SUM_POLICY_LOSS] / ratios;
   report->value_loss = c->objective.value_coef * sum[SUM_VALUE_LOSS] / actions;
   report->ratio_mean = sum[SUM_RATIO] / ratios;
   report->ratio_std = sqrt(fmax(0, sum[SUM_RATIO_SQUARED] / ratios - report->ratio_mean * report->ratio_mean));
   report->clipped_fraction = sum[SUM_CLIPPED] / ratios;
-  report->cfm_loss = sum[SUM_CFM_LOSS] / (actions * pairs);
+  report->cfm_loss =
+      c->objective.kind == OBJECTIVE_FPO ? -sum[SUM_LOG_PROB] / (actions * l->objective->policy.terms) : NAN;
+  report->entropy = c->objective.entropy_cost > 0 ? sum[SUM_ENTROPY] / actions : NAN;
   report->value_mean = sum[SUM_VALUE] / actions;
   report->grad_norm /= minibatches;
   return NULL;
@@ -366,11 +374,12 @@ struct error *learner_update(struct learner *l, int64_t iteration, struct learne
   return average(l, report);
 }
 
-double learner_flops(const struct objective *o, const struct shard_sizes *sizes) {
-  const double value = mlp_forward_flops(&o->value), t = sizes->unroll_length;
-  const double of_action = value * (t + 1) / t + mlp_backward_flops(&o->value) +
-                           flow_policy_cfm_forward_flops(&o->policy, o->pairs) +
-                           flow_policy_cfm_backward_flops(&o->policy, o->pairs);
+struct learner_flops learner_flops(const struct objective *o, const struct shard_sizes *sizes) {
   const struct config *c = o->config;
-  return of_action * (double)sizes->minibatch_actions * (double)(c->optimizer.epochs * c->optimizer.minibatches);
+  const double steps = sizes->unroll_length; // an unroll's last observation has a value too
+  const double minibatches = (double)(c->optimizer.epochs * c->optimizer.minibatches);
+  const double actions = (double)sizes->minibatch_actions * minibatches;
+  const double value = mlp_forward_flops(&o->value) * (steps + 1) / steps + mlp_backward_flops(&o->value);
+  const double policy = policy_forward_flops(&o->policy) + policy_backward_flops(&o->policy);
+  return (struct learner_flops){.value = actions * value, .policy = actions * policy};
 }

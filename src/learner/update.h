@@ -25,7 +25,9 @@ void learned_free(struct learned *l);
 
 // Averages over an iteration's minibatches, and where this rank's wall time went.
 struct update_report {
-  double policy_loss, value_loss, ratio_mean, ratio_std, clipped_fraction, cfm_loss, value_mean, grad_norm;
+  double policy_loss, value_loss, ratio_mean, ratio_std, clipped_fraction, value_mean, grad_norm;
+  double cfm_loss; // NaN unless fpo
+  double entropy;  // NaN unless it has a cost
   double normalise_seconds, value_seconds, policy_seconds, reduce_seconds, adam_seconds;
 };
 
@@ -42,7 +44,10 @@ void learner_free(struct learner *learner);
 struct error *learner_update(struct learner *learner, int64_t iteration, struct learned *learned,
                              struct update_report *report) MUST_USE;
 
-// Matrix-product operations of one update over all shards.
-double learner_flops(const struct objective *o, const struct shard_sizes *sizes);
+// Matrix-product operations of one update over all shards, by network.
+struct learner_flops {
+  double value, policy;
+};
+struct learner_flops learner_flops(const struct objective *o, const struct shard_sizes *sizes);
 
 #endif

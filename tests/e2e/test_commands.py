@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import unittest
 
-from harness import (DONE, ITERATIONS, SOURCE, STEPS_PER_ITERATION, Case, Terminal, checkpoints, is_positive, metrics,
-                     parse_json)
+from harness import (DONE, ITERATIONS, SOURCE, STEPS_PER_ITERATION, USAGE, Case, Terminal, checkpoints, is_positive,
+                     metrics, parse_json)
 
 COMMANDS = ("train", "eval", "info", "diff", "config", "tasks", "bench")
 
@@ -143,6 +143,47 @@ class Commands(Case):
         fine = [returns[sampler, 25] for sampler in ("euler", "heun", "midpoint", "rk4")]
         self.assertLess(max(fine) - min(fine), 0.1, "all integrators approach the same flow")
 
+    def test_eval_makes_a_table_of_lists(self):
+        """Each row is what the single evaluation says, with the time of an action."""
+        arguments = ("--episodes", 4, "--sampler", "euler,rk4", "--steps", "1,2,5")
+        rows = parse_json(self.run_program("eval", self.reference(), "--json", *arguments).out)
+        self.assertEqual([(row["sampler"], row["steps"], row["evaluations"]) for row in rows],
+                         [("euler", 1, 1), ("euler", 2, 2), ("euler", 5, 5), ("rk4", 1, 4), ("rk4", 2, 8), ("rk4", 5, 20)])
+        for row in rows:
+            self.assertTrue(is_positive(row.pop("microseconds_per_action")), row)
+            self.assertGreaterEqual(row.pop("seconds"), 0)
+            single = self.evaluate("--episodes", 4, "--sampler", row["sampler"], "--steps", row["steps"])
+            self.assertEqual(row, single)
+        text = self.run_program("eval", self.reference(), *arguments).out.splitlines()
+        self.assertEqual([line.split()[:3] for line in text[-6:]],
+                         [[row["sampler"], str(row["steps"]), str(row["evaluations"])] for row in rows])
+
+    def test_eval_from_zero(self):
+        """Without noise the seed of the flow's start says nothing; episodes still begin where theirs says."""
+        noisy, still = self.evaluate("--episodes", 4), self.evaluate("--episodes", 4, "--noise", 0)
+        self.assertEqual((noisy["noise"], still["noise"]), (1, 0))
+        self.assertNotEqual(noisy["mean_return"], still["mean_return"])
+        run = self.new_path("zero")
+        self.train(self.config({"eval.noise": 0}), run)
+        last = metrics(run)[-1]
+        still = self.evaluate("--episodes", 20, "--noise", 0)
+        self.assertEqual((still["mean_return"], still["standard_error"]), (last["eval_return"], last["eval_error"]))
+
+    def test_eval_of_a_gaussian(self):
+        run = self.reference({"objective.kind": "ppo"})
+        got = parse_json(self.run_program("eval", run, "--json", "--episodes", 20, "--seed", 0).out)
+        self.assertEqual((got["sampler"], got["noise"], got["evaluations"]), ("gaussian", 0, 1))
+        self.assertEqual(got["mean_return"], metrics(run)[-1]["eval_return"])
+        for arguments, word in ((("--sampler", "heun"), "--sampler"), (("--steps", 5), "--steps")):
+            result = self.run_program("eval", run, *arguments, code=USAGE)
+            self.assert_one_line(result, word, "Gaussian policy", str(checkpoints(run)[-1]))
+
+    def test_eval_refuses_what_is_no_list(self):
+        for arguments in (("--steps", "1,,2"), ("--steps", "1,x"), ("--steps", "0"), ("--steps", ""), ("--noise", "2"),
+                          ("--sampler", "euler,"), ("--sampler", "euler,foo")):
+            with self.subTest(arguments=arguments):
+                self.assert_one_line(self.run_program("eval", self.reference(), *arguments, code=USAGE), arguments[0][2:])
+
     def test_eval_of_one_episode(self):
         got = self.evaluate("--episodes", 1)
         self.assertEqual(got["standard_error"], 0)
@@ -194,16 +235,12 @@ class Commands(Case):
         self.assertEqual((got["obs_dim"], got["action_dim"]), (17, 6))
         self.assertTrue(is_positive(got["ratio"]), got)
 
-    def test_bench_wire(self):
-        config = self.config()
-        alone = parse_json(self.run_program("bench", "wire", config, "--json").out)
-        together = parse_json(self.run_program("bench", "wire", config, "--json", ranks=2).out)
-        for got in (alone, together):
-            self.assertTrue(is_positive(got["bytes_per_step"]), got)
-            self.assertGreaterEqual(got["bytes_per_step"] / got["payload_bytes_per_step"], 1, got)
-        self.assertIsNone(alone["bytes_per_second"])
-        self.assertTrue(is_positive(together["bytes_per_second"]), together)
-        self.assertIn("per environment step", self.run_program("bench", "wire", config, ranks=2).out)
+    def test_bench_of_every_method(self):
+        for kind, changes in (("ppo", {}), ("dppo", {"policy.sde_sigma": 0.1})):
+            config = self.config({"objective.kind": kind, **changes})
+            for what in ("rollout", "update"):
+                got = parse_json(self.run_program("bench", what, config, "--json").out)
+                self.assertTrue(is_positive(got["ratio"]) and got["ratio"] < 1.5, got)
 
     def test_bench_env(self):
         config = self.config({"cluster.threads": 2})
@@ -214,6 +251,17 @@ class Commands(Case):
         self.assertIn("achieved / limit", self.run_program("bench", "env", config).out)
         grid = self.run_program("bench", "env", config, "--set", "task.name=GridWorldTwoWalls", "--json").out
         self.assertIsNone(parse_json(grid)["ratio"], "there is no physics to compare with")
+
+    def test_bench_wire(self):
+        config = self.config()
+        alone = parse_json(self.run_program("bench", "wire", config, "--json").out)
+        together = parse_json(self.run_program("bench", "wire", config, "--json", ranks=2).out)
+        for got in (alone, together):
+            self.assertTrue(is_positive(got["bytes_per_step"]), got)
+            self.assertGreaterEqual(got["bytes_per_step"] / got["payload_bytes_per_step"], 1, got)
+        self.assertIsNone(alone["bytes_per_second"])
+        self.assertTrue(is_positive(together["bytes_per_second"]), together)
+        self.assertIn("per environment step", self.run_program("bench", "wire", config, ranks=2).out)
 
     # --- what a person sees ---
 

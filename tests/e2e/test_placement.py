@@ -24,6 +24,10 @@ VARIANTS = {
         "task.reset": "first_state",
         "rollout.normalizer": "reference",
     },
+    "data": {"objective.supervision": "data", "objective.flow_time": "lognormal", "policy.noise": 0},
+    "ppo": {"objective.kind": "ppo", "objective.entropy_cost": 0.01, "objective.clip": 0.3},
+    "dppo": {"objective.kind": "dppo", "policy.sde_sigma": 0.1, "objective.bootstrap_truncated": True},
+    "dppo_last_half": {"objective.kind": "dppo", "policy.sde_sigma": 0.1, "objective.denoising_steps": "last_half"},
     "odd_shards": {"rollout.shards": 6, "rollout.envs": 18, "rollout.unrolls": 2, "optimizer.minibatches": 3},
 }
 

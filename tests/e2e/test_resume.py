@@ -52,6 +52,15 @@ class Resume(Case):
         self.train(config, run, ranks=3)
         self.check_finished(run, self.reference(changes))
 
+    def test_every_method_goes_on(self):
+        for kind, changes in (("ppo", {"objective.entropy_cost": 0.01}), ("dppo", {"policy.sde_sigma": 0.1})):
+            with self.subTest(kind=kind):
+                changes = {"objective.kind": kind, **changes}
+                config, run = self.stopped(2, changes)
+                self.train(config, run, "--max-iterations", 2, ranks=3, code=STOPPED)
+                self.run_program("train", run, ranks=2)
+                self.check_finished(run, self.reference(changes))
+
     def test_the_stored_config_goes_on(self):
         _, run = self.stopped(2)
         self.run_program("train", run, "--max-iterations", 1, code=STOPPED)

@@ -102,7 +102,7 @@ class Downloads(Tools):
         self.assertFalse(os.path.exists(self.path("deps", "playground")))
 
 
-class Curve(Tools):
+class Drawing(Tools):
     def setUp(self):
         super().setUp()
         script = f'source "{SOURCE}/tools/setup.sh" && python_with "$plot_modules"'
@@ -110,6 +110,8 @@ class Curve(Tools):
         if not self.python:
             self.skipTest("no Python with matplotlib")
 
+
+class Curve(Drawing):
     def plot(self, *arguments):
         return self.run_command([self.python, os.path.join(SOURCE, "tools", "plot.py"), *arguments])
 
@@ -149,6 +151,41 @@ class Curve(Tools):
             with self.subTest(arguments=arguments):
                 self.assert_one_line_error(self.plot(*arguments), code, *words)
                 self.assertFalse(os.path.exists(picture))
+
+
+class Samplers(Drawing):
+    """The table of flowrank eval, drawn."""
+
+    def draw(self, *arguments):
+        return self.run_command([self.python, os.path.join(SOURCE, "tools", "plot_samplers.py"), *arguments])
+
+    def rows(self, **values):
+        return [
+            {"sampler": sampler, "steps": steps, "evaluations": steps * stages, "mean_return": 100.0 + steps,
+             "standard_error": 2.5, "noise": 1, "episodes": 8, "task": "CartpoleBalance", **values}
+            for sampler, stages in (("euler", 1), ("heun", 2))
+            for steps in (1, 5, 20)
+        ]  # fmt: skip
+
+    def test_a_table_is_drawn(self):
+        self.write(json.dumps(self.rows()), "noise.json")
+        self.write(json.dumps(self.rows(noise=0)), "zero.json")
+        self.write(json.dumps(self.rows()[0]), "single.json")
+        for tables in (["noise.json"], ["noise.json", "zero.json"], ["single.json"]):
+            with self.subTest(tables=tables):
+                result = self.draw(*map(self.path, tables), "-o", self.path("samplers.png"))
+                self.assertEqual((result.returncode, result.stderr), (0, ""))
+                with open(self.path("samplers.png"), "rb") as file:
+                    self.assertEqual(file.read(8), b"\x89PNG\r\n\x1a\n")
+
+    def test_faults_of_a_table_are_told_in_one_line(self):
+        self.write("[{]", "bad.json")
+        self.write("[]", "empty.json")
+        self.write('[{"sampler": "euler"}]', "other.json")
+        for name, word in (("absent", "absent"), ("bad.json", "not JSON"), ("empty.json", "no evaluation"),
+                           ("other.json", "no 'steps'")):
+            with self.subTest(name=name):
+                self.assert_one_line_error(self.draw(self.path(name), "-o", self.path("a.png")), 1, name, word)
 
 
 if __name__ == "__main__":

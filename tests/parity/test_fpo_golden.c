@@ -11,7 +11,7 @@
 static const double PROMISE = 1e-4;
 
 // What the file takes for granted (spec/algorithm §1, §3, §4, §5).
-static const double OUTPUT_SCALE = 0.25, CLIP = 0.05, LOG_RATIO_CLIP = 3, VALUE_COEF = 0.25;
+static const double OUTPUT_SCALE = 0.25, CLIP = 0.05, GAUSSIAN_CLIP = 0.3, LOG_RATIO_CLIP = 3, VALUE_COEF = 0.25;
 
 static struct fixture {
   struct golden golden;
@@ -81,11 +81,11 @@ static struct config_layers read_layers(const char *group, size_t *inputs, size_
 }
 
 // Calls `act` for each tensor of both networks: its name in the file below `group`, its place, its numbers.
-static void for_each_tensor(const char *group,
+static void for_each_tensor(const struct objective *o, const char *group,
                             void (*act)(const char *path, size_t offset, size_t count, const double *data,
                                         void *context),
                             void *context) {
-  const struct mlp *const nets[] = {&f.objective.policy.net, &f.objective.value};
+  const struct mlp *const nets[] = {policy_net(&o->policy), &o->value};
   const char *const names[] = {"policy", "value"};
   for (size_t n = 0; n < COUNT_OF(nets); ++n)
     for (int l = 0; l < nets[n]->layers; ++l)
@@ -108,9 +108,9 @@ static void put_tensor(const char *path, size_t offset, size_t count, const doub
 }
 
 // The parameters, gradients or moments of both networks as one flat array.
-static float *read_flat(const char *group) {
-  float *flat = floats(f.count);
-  for_each_tensor(group, put_tensor, flat);
+static float *read_flat(const struct objective *o, const char *group) {
+  float *flat = floats(o->parameter_count);
+  for_each_tensor(o, group, put_tensor, flat);
   return flat;
 }
 
@@ -208,7 +208,7 @@ static int open_fixture(void **state) {
   read_config();
   objective_layout(&f.objective, &f.config, (int)f.obs, (int)f.actions);
   f.count = f.objective.parameter_count;
-  f.parameters = read_flat("params");
+  f.parameters = read_flat(&f.objective, "params");
   read_stats();
   read_batch();
   return 0;
@@ -230,7 +230,7 @@ static int check_samplers(const char *name, enum sampler_kind kind) {
   assert_true(obs.count == rows * f.obs && noise.count == rows * f.actions);
   float *raw = rounded(obs.count, obs.data), *input = normalised(rows, raw);
   struct flow_workspace w;
-  must(flow_workspace_init(&w, &f.objective.policy, (int)rows, 1, 0));
+  must(flow_workspace_init(&w, &f.objective.policy.flow, (int)rows, 1, 0));
   char member[GOLDEN_NAME_SIZE];
   int checked = 0;
   for (size_t i = 0; golden_member(&f.golden, "sampler", i, member); ++i) {
@@ -244,7 +244,8 @@ static int check_samplers(const char *name, enum sampler_kind kind) {
     struct golden_array want = golden_read(&f.golden, path);
     assert_int_equal(want.count, noise.count);
     float *x = rounded(noise.count, noise.data);
-    flow_policy_sample(&f.objective.policy, f.parameters, kind, (int)steps, (int)rows, input, NULL, &w, x);
+    const struct flow_sampling how = {.sampler = kind, .steps = (int)steps};
+    flow_policy_sample(&f.objective.policy.flow, f.parameters, &how, (int)rows, input, &w, x);
     assert_promise(path, want.count, x, want.data);
     // The sampler moves x by little beside the noise: what it adds is held to the promise as well.
     double *moved = doubles(want.count);
@@ -287,7 +288,7 @@ static void every_sampler_of_the_file_is_checked(void **state) {
 }
 
 static void check_cfm(const char *path, enum supervision_kind supervision) {
-  struct flow_policy policy = f.objective.policy;
+  struct flow_policy policy = f.objective.policy.flow;
   policy.supervision = supervision;
   struct flow_workspace w;
   must(flow_workspace_init(&w, &policy, (int)f.rows, (int)f.pairs, 0));
@@ -378,39 +379,79 @@ static void normalizer_mean_and_deviation_of_all_batches(void **state) {
 }
 
 struct loss_case {
-  const char *group; // below loss/
+  const char *group; // its losses and gradients
+  const char *parameters;
+  enum objective_kind kind;
   enum ratio_kind ratio;
   enum supervision_kind supervision;
 };
-static const struct loss_case FPO = {"loss/fpo", RATIO_AVERAGED, SUPERVISION_EPS};
-static const struct loss_case PER_SAMPLE = {"loss/fpo_per_sample", RATIO_PER_SAMPLE, SUPERVISION_EPS};
-static const struct loss_case VELOCITY = {"loss/fpo_u", RATIO_AVERAGED, SUPERVISION_VELOCITY};
+static const struct loss_case FPO = {"loss/fpo", "params", OBJECTIVE_FPO, RATIO_AVERAGED, SUPERVISION_EPS};
+static const struct loss_case PER_SAMPLE = {"loss/fpo_per_sample", "params", OBJECTIVE_FPO, RATIO_PER_SAMPLE,
+                                            SUPERVISION_EPS};
+static const struct loss_case VELOCITY = {"loss/fpo_u", "params", OBJECTIVE_FPO, RATIO_AVERAGED, SUPERVISION_VELOCITY};
+static const struct loss_case GAUSSIAN = {"gaussian", "gaussian/params", OBJECTIVE_PPO, RATIO_AVERAGED,
+                                          SUPERVISION_EPS};
 
 struct result {
+  struct config config;
+  struct objective objective;
   float *gradient;
   double sums[OBJECTIVE_SUMS], advantage_mean, advantage_std;
 };
 
+static void result_init(struct result *r, const struct loss_case *c) {
+  *r = (struct result){.config = f.config};
+  r->config.objective.kind = c->kind;
+  r->config.objective.ratio = c->ratio;
+  r->config.objective.supervision = c->supervision;
+  if (c->kind == OBJECTIVE_PPO) {
+    size_t inputs, outputs;
+    r->config.policy.hidden = read_layers("gaussian/params/policy", &inputs, &outputs);
+    assert_true(inputs == f.obs && outputs == 2 * f.actions);
+    r->config.objective.clip = GAUSSIAN_CLIP;
+  }
+  objective_layout(&r->objective, &r->config, (int)f.obs, (int)f.actions);
+  r->gradient = floats(r->objective.parameter_count);
+}
+
+// [rows, ratios]: of the Gaussian, or minus the CFM losses or their means.
+static float *old_log_probs(const struct loss_case *c, const struct policy *p) {
+  if (c->kind == OBJECTIVE_PPO) return read_float_rows("gaussian/old_log_prob", 1);
+  const float *each = c->supervision == SUPERVISION_EPS ? f.old_loss : f.old_loss_u;
+  const size_t ratios = (size_t)p->ratios, shared = (size_t)p->terms / ratios;
+  float *out = floats(f.rows * ratios);
+  for (size_t i = 0; i < f.rows * ratios; ++i) {
+    double sum = 0;
+    for (size_t m = 0; m < shared; ++m) sum += (double)each[i * shared + m];
+    out[i] = (float)(-sum / (double)shared);
+  }
+  return out;
+}
+
+static void normalise_advantages(struct result *r, float *advantage) {
+  double squares = 0;
+  for (size_t i = 0; i < f.rows; ++i) r->advantage_mean += (double)advantage[i] / (double)f.rows;
+  for (size_t i = 0; i < f.rows; ++i) {
+    const double deviation = (double)advantage[i] - r->advantage_mean;
+    squares += deviation * deviation / (double)f.rows;
+  }
+  r->advantage_std = sqrt(squares);
+  for (size_t i = 0; i < f.rows; ++i)
+    advantage[i] = (float)(((double)advantage[i] - r->advantage_mean) / (r->advantage_std + 1e-8));
+}
+
 // The learner's way through one minibatch that is cut into `slices` of unequal sizes: values and advantages of all
 // slices, normalisation over the minibatch, then the surrogate of all slices.
-static struct result run_objective(const struct loss_case *c, size_t slices) {
-  struct config config = f.config;
-  config.objective.ratio = c->ratio;
-  config.objective.supervision = c->supervision;
-  struct objective o;
-  objective_layout(&o, &config, (int)f.obs, (int)f.actions);
+static void run_objective(const struct loss_case *c, size_t slices, struct result *r) {
+  result_init(r, c);
+  const struct policy *p = &r->objective.policy;
+  const size_t noises = (size_t)p->noises * f.actions, times = (size_t)p->times, ratios = (size_t)p->ratios;
   struct objective_workspace *w;
-  must(objective_workspace_init(&w, &o));
-  const float *each = c->supervision == SUPERVISION_EPS ? f.old_loss : f.old_loss_u;
-  float *mean = floats(f.rows), *advantage = floats(f.rows);
-  for (size_t i = 0; i < f.rows; ++i) {
-    double sum = 0;
-    for (size_t m = 0; m < f.pairs; ++m) sum += (double)each[i * f.pairs + m];
-    mean[i] = (float)(sum / (double)f.pairs);
-  }
+  must(objective_workspace_init(&w, &r->objective));
+  float *parameters = read_flat(&r->objective, c->parameters), *old = old_log_probs(c, p), *advantage = floats(f.rows);
+  float *action = read_float_rows(c->kind == OBJECTIVE_PPO ? "gaussian/action" : "batch/action", f.actions);
   struct minibatch *batch = zeroed(slices, sizeof *batch);
   size_t *row = zeroed(slices, sizeof *row);
-  struct result r = {.gradient = floats(f.count)};
   for (size_t s = 0; s < slices; ++s) {
     const size_t first = f.unrolls * s * s / (slices * slices), end = f.unrolls * (s + 1) * (s + 1) / (slices * slices);
     const size_t at = row[s] = first * f.steps;
@@ -419,29 +460,21 @@ static struct result run_objective(const struct loss_case *c, size_t slices) {
         .steps = (int)f.steps,
         .obs = f.batch_obs + at * f.obs,
         .last_obs = f.last_obs + first * f.obs,
-        .action = f.action + at * f.actions,
-        .eps = f.eps + at * f.pairs * f.actions,
-        .t = f.t + at * f.pairs,
-        .old_loss = c->ratio == RATIO_AVERAGED ? mean + at : each + at * f.pairs,
+        .action = action + at * f.actions,
+        .eps = f.eps + at * noises,
+        .t = f.t + at * times,
+        .old_log_prob = old + at * ratios,
         .reward = f.reward + at,
         .flags = f.flags + at,
     };
-    objective_value(&o, f.parameters, &batch[s], (int64_t)f.rows, w, r.gradient, r.sums, advantage + at);
+    objective_value(&r->objective, parameters, &batch[s], (int64_t)f.rows, w, r->gradient, r->sums, advantage + at);
   }
-  double squares = 0;
-  for (size_t i = 0; i < f.rows; ++i) r.advantage_mean += (double)advantage[i] / (double)f.rows;
-  for (size_t i = 0; i < f.rows; ++i) {
-    const double deviation = (double)advantage[i] - r.advantage_mean;
-    squares += deviation * deviation / (double)f.rows;
-  }
-  r.advantage_std = sqrt(squares);
-  for (size_t i = 0; i < f.rows; ++i)
-    advantage[i] = (float)(((double)advantage[i] - r.advantage_mean) / (r.advantage_std + 1e-8));
+  normalise_advantages(r, advantage);
   for (size_t s = 0; s < slices; ++s)
-    objective_policy(&o, f.parameters, &batch[s], (int64_t)f.rows, advantage + row[s], w, r.gradient, r.sums);
+    objective_policy(&r->objective, parameters, &batch[s], (int64_t)f.rows, advantage + row[s], w, r->gradient,
+                     r->sums);
   objective_workspace_free(w);
-  free(mean), free(advantage), free(batch), free(row);
-  return r;
+  free(parameters), free(old), free(advantage), free(action), free(batch), free(row);
 }
 
 // Held to the promise on its own size, or on `floor` where it is smaller.
@@ -452,9 +485,9 @@ static void check_attribute(const struct loss_case *c, const char *name, double 
 }
 
 static void check_loss(const struct loss_case *c, size_t slices) {
-  struct result r = run_objective(c, slices);
-  const double actions = (double)f.rows;
-  const double ratios = c->ratio == RATIO_AVERAGED ? actions : actions * (double)f.pairs;
+  struct result r;
+  run_objective(c, slices, &r);
+  const double actions = (double)f.rows, ratios = actions * r.objective.policy.ratios;
   const double policy_loss = r.sums[SUM_POLICY_LOSS] / ratios;
   const double value_loss = VALUE_COEF * r.sums[SUM_VALUE_LOSS] / actions;
   check_attribute(c, "advantages_mean", r.advantage_mean, 0.1 * r.advantage_std);
@@ -465,25 +498,90 @@ static void check_loss(const struct loss_case *c, size_t slices) {
   check_attribute(c, "total", policy_loss + value_loss, 1e-30);
   check_attribute(c, "policy_ratio_mean", r.sums[SUM_RATIO] / ratios, 1e-30);
   check_attribute(c, "clipped_ratio_mean", r.sums[SUM_CLIPPED] / ratios, 1e-30);
-  double *cfm = read_rows(c->supervision == SUPERVISION_EPS ? "cfm/u_but_supervise_as_eps" : "cfm/u", f.pairs);
-  double *value = read_rows("gae/values", 1), cfm_sum = 0, value_sum = 0;
-  for (size_t i = 0; i < f.rows * f.pairs; ++i) cfm_sum += cfm[i];
-  for (size_t i = 0; i < f.rows; ++i) value_sum += value[i];
-  assert_number("sum of CFM losses", r.sums[SUM_CFM_LOSS], cfm_sum, PROMISE, 1e-30);
-  assert_number("sum of values", r.sums[SUM_VALUE], value_sum, PROMISE, 0.01 * actions);
   char group[GOLDEN_NAME_SIZE];
   snprintf(group, sizeof group, "%s/grad", c->group);
-  for_each_tensor(group, compare_tensor, r.gradient);
-  free(cfm), free(value), free(r.gradient);
+  for_each_tensor(&r.objective, group, compare_tensor, r.gradient);
+  const char *terms = c->kind == OBJECTIVE_PPO                 ? "gaussian/log_prob"
+                      : c->supervision == SUPERVISION_VELOCITY ? "cfm/u"
+                                                               : "cfm/u_but_supervise_as_eps";
+  const double sign = c->kind == OBJECTIVE_PPO ? 1 : -1;
+  double *term = read_rows(terms, (size_t)r.objective.policy.terms), *value = read_rows("gae/values", 1);
+  double term_sum = 0, value_sum = 0;
+  for (size_t i = 0; i < f.rows * (size_t)r.objective.policy.terms; ++i) term_sum += sign * term[i];
+  for (size_t i = 0; i < f.rows; ++i) value_sum += value[i];
+  assert_number("sum of log-probabilities", r.sums[SUM_LOG_PROB], term_sum, PROMISE, 1e-30);
+  if (c->kind == OBJECTIVE_FPO) assert_number("sum of values", r.sums[SUM_VALUE], value_sum, PROMISE, 0.01 * actions);
+  free(term), free(value), free(r.gradient);
 }
 
 static void fpo_loss_and_every_gradient(void **state) { (void)state, check_loss(&FPO, 1); }
 static void fpo_per_sample_loss_and_every_gradient(void **state) { (void)state, check_loss(&PER_SAMPLE, 1); }
 static void fpo_velocity_loss_and_every_gradient(void **state) { (void)state, check_loss(&VELOCITY, 1); }
 
+static void gaussian_ppo_loss_and_every_gradient(void **state) { (void)state, check_loss(&GAUSSIAN, 1); }
+
+// Each action's, where the sums above could hide two faults that cancel.
+static void gaussian_log_probability_of_every_action(void **state) {
+  (void)state;
+  struct result r;
+  result_init(&r, &GAUSSIAN);
+  const struct gaussian_policy *p = &r.objective.policy.gaussian;
+  struct gaussian_workspace w;
+  must(gaussian_workspace_init(&w, p, (int)f.rows, 0));
+  float *parameters = read_flat(&r.objective, GAUSSIAN.parameters), *log_prob = floats(f.rows);
+  float *action = read_float_rows("gaussian/action", f.actions), *mean = floats(f.rows * f.actions);
+  double *want = read_rows("gaussian/log_prob", 1), *loc = read_rows("gaussian/loc", f.actions);
+  gaussian_policy_forward(p, parameters, (int)f.rows, f.batch_obs, action, NULL, &w, log_prob, NULL);
+  assert_promise("gaussian/log_prob", f.rows, log_prob, want);
+  gaussian_policy_sample(p, parameters, (int)f.rows, f.batch_obs, &w, mean);
+  assert_promise("gaussian/loc", f.rows * f.actions, mean, loc);
+  double *scale = read_rows("gaussian/scale", f.actions);
+  float *above = floats(f.rows * f.actions);
+  for (size_t i = 0; i < f.rows * f.actions; ++i) above[i] = 1;
+  gaussian_policy_sample(p, parameters, (int)f.rows, f.batch_obs, &w, above);
+  for (size_t i = 0; i < f.rows * f.actions; ++i) above[i] -= mean[i];
+  assert_promise("gaussian/scale", f.rows * f.actions, above, scale);
+  gaussian_workspace_free(&w);
+  free(parameters), free(log_prob), free(action), free(mean), free(want), free(loc), free(scale), free(above);
+  free(r.gradient);
+}
+
+// path [.., K + 1, A]: x at t = 1 first.
+static void denoising_mdp_log_likelihood_of_every_flow_step(void **state) {
+  (void)state;
+  const size_t steps = (size_t)f.config.policy.flow_steps, columns = (steps + 1) * f.actions;
+  struct config config = f.config;
+  config.policy.sde_sigma = golden_attribute(&f.golden, "denoising_mdp", "sde_sigma");
+  float *path = read_float_rows("denoising_mdp/path", columns);
+  double *want = read_rows("denoising_mdp/log_likelihood", steps);
+  for (size_t learned = 1; learned <= steps; ++learned) {
+    struct policy policy;
+    config.objective.kind = OBJECTIVE_DPPO;
+    config.objective.denoising_steps = (int64_t)learned;
+    policy_layout(&policy, &config, (int)f.obs, (int)f.actions, 0);
+    assert_int_equal(policy.terms, learned);
+    const size_t recorded = (size_t)policy.action_columns, noises = (size_t)policy.noises * f.actions;
+    float *record = floats(f.rows * recorded), *eps = floats(f.rows * noises), *got = floats(f.rows * learned);
+    double *want_learned = doubles(f.rows * learned);
+    for (size_t i = 0; i < f.rows; ++i) {
+      memcpy(record + i * recorded, path + (i + 1) * columns - recorded, recorded * sizeof *record);
+      memcpy(eps + i * noises, path + i * columns, f.actions * sizeof *eps);
+      memcpy(want_learned + i * learned, want + (i + 1) * steps - learned, learned * sizeof *want);
+    }
+    struct policy_workspace w;
+    must(policy_workspace_init(&w, &policy, POLICY_COMPARE, (int)f.rows));
+    const struct policy_batch b = {.rows = (int)f.rows, .obs = f.batch_obs, .action = record, .eps = eps};
+    policy.method->forward(&policy, f.parameters, &b, &w, got);
+    assert_promise("denoising_mdp/log_likelihood", f.rows * learned, got, want_learned);
+    policy_workspace_free(&w);
+    free(record), free(eps), free(got), free(want_learned);
+  }
+  free(path), free(want);
+}
+
 static void slices_of_a_minibatch_add_up_to_the_same(void **state) {
   (void)state;
-  const struct loss_case *const cases[] = {&FPO, &PER_SAMPLE, &VELOCITY};
+  const struct loss_case *const cases[] = {&FPO, &PER_SAMPLE, &VELOCITY, &GAUSSIAN};
   for (size_t c = 0; c < COUNT_OF(cases); ++c)
     for (size_t slices = 2; slices <= 4; ++slices) check_loss(cases[c], slices);
 }
@@ -520,19 +618,19 @@ static void adam_steps_take_params_to_the_reference(void **state) {
                             .beta1 = (float)golden_attribute(&f.golden, "adam", "beta1"),
                             .beta2 = (float)golden_attribute(&f.golden, "adam", "beta2"),
                             .epsilon = (float)golden_attribute(&f.golden, "adam", "eps")};
-  float *parameters = read_flat("params"), *m = floats(f.count), *v = floats(f.count);
+  float *parameters = read_flat(&f.objective, "params"), *m = floats(f.count), *v = floats(f.count);
   double *start = doubles(f.count);
-  for_each_tensor("params", put_exact, start);
+  for_each_tensor(&f.objective, "params", put_exact, start);
   int64_t step = 0;
   for (;; ++step) {
     char group[GOLDEN_NAME_SIZE];
     snprintf(group, sizeof group, "adam/grad%d", (int)step);
     if (!golden_has(&f.golden, group)) break;
-    float *gradient = read_flat(group);
+    float *gradient = read_flat(&f.objective, group);
     adam_step(&adam, step + 1, f.count, gradient, m, v, parameters);
     snprintf(group, sizeof group, "adam/params%d", (int)step + 1);
     struct adam_comparison comparison = {parameters, start};
-    for_each_tensor(group, compare_update, &comparison);
+    for_each_tensor(&f.objective, group, compare_update, &comparison);
     free(gradient);
   }
   assert_true(step > 0);
@@ -551,6 +649,9 @@ int main(void) {
       cmocka_unit_test(fpo_loss_and_every_gradient),
       cmocka_unit_test(fpo_per_sample_loss_and_every_gradient),
       cmocka_unit_test(fpo_velocity_loss_and_every_gradient),
+      cmocka_unit_test(gaussian_ppo_loss_and_every_gradient),
+      cmocka_unit_test(gaussian_log_probability_of_every_action),
+      cmocka_unit_test(denoising_mdp_log_likelihood_of_every_flow_step),
       cmocka_unit_test(slices_of_a_minibatch_add_up_to_the_same),
       cmocka_unit_test(adam_steps_take_params_to_the_reference),
   };

@@ -1,5 +1,5 @@
 // Shared by the unit tests: seeded data that does not come from the code under test, comparison in the largest
-// deviation, and the network, the velocity and the CFM loss written down naively in double precision.
+// deviation, and the networks' log-probabilities and losses written down naively in double precision.
 #ifndef FLOWRANK_TESTS_HELPERS_H
 #define FLOWRANK_TESTS_HELPERS_H
 
@@ -17,6 +17,7 @@
 #include "common/config.h"
 #include "common/error.h"
 #include "common/flow_policy.h"
+#include "common/gaussian_policy.h"
 #include "common/mlp.h"
 
 enum { NAIVE_MAX_WIDTH = 1024 };
@@ -129,9 +130,9 @@ static inline void naive_mlp(const struct mlp *net, const double *parameters, co
   memcpy(output, x, (size_t)net->width[net->layers] * sizeof *x);
 }
 
-// u = output_scale · net(concat(obs, x, cos(t·2^k).., sin(t·2^k)..)), one row.
-static inline void naive_velocity(const struct flow_policy *p, const double *parameters, const float *obs,
-                                  const double *x, double t, double *u) {
+// output_scale · net(concat(obs, x, cos(t·2^k).., sin(t·2^k)..)), one row.
+static inline void naive_prediction(const struct flow_policy *p, const double *parameters, const float *obs,
+                                    const double *x, double t, double *u) {
   double input[NAIVE_MAX_WIDTH];
   const int frequencies = p->embedding_dim / 2;
   int n = 0;
@@ -143,20 +144,63 @@ static inline void naive_velocity(const struct flow_policy *p, const double *par
   for (int i = 0; i < p->action_dim; ++i) u[i] *= (double)p->output_scale;
 }
 
+// The prediction itself, or the velocity towards the action that it is.
+static inline void naive_velocity(const struct flow_policy *p, const double *parameters, const float *obs,
+                                  const double *x, double t, double *u) {
+  naive_prediction(p, parameters, obs, x, t, u);
+  for (int i = 0; p->supervision == SUPERVISION_DATA && i < p->action_dim; ++i)
+    u[i] = (x[i] - u[i]) / fmax(t, (double)p->time_floor);
+}
+
 // The CFM loss of one pair, spec/algorithm §3.
 static inline double naive_cfm_loss(const struct flow_policy *p, const double *parameters, const float *obs,
                                     const float *action, const float *eps, float time) {
   double x[NAIVE_MAX_WIDTH] = {0}, u[NAIVE_MAX_WIDTH] = {0}, sum = 0;
   const double t = (double)time;
   for (int d = 0; d < p->action_dim; ++d) x[d] = t * (double)eps[d] + (1 - t) * (double)action[d];
-  naive_velocity(p, parameters, obs, x, t, u);
+  naive_prediction(p, parameters, obs, x, t, u);
   for (int d = 0; d < p->action_dim; ++d) {
-    const double x0 = x[d] - t * u[d], x1 = x0 + u[d];
-    const double miss =
-        p->supervision == SUPERVISION_VELOCITY ? u[d] - ((double)eps[d] - (double)action[d]) : (double)eps[d] - x1;
+    const double a = (double)action[d], x0 = x[d] - t * u[d], x1 = x0 + u[d];
+    double miss = (double)eps[d] - x1;
+    if (p->supervision == SUPERVISION_VELOCITY) miss = u[d] - ((double)eps[d] - a);
+    if (p->supervision == SUPERVISION_DATA) miss = a - u[d];
     sum += miss * miss;
   }
   return sum / p->action_dim;
+}
+
+static inline double naive_log_tanh_slope(double x) { return log(1 - tanh(x) * tanh(x)); }
+
+// Deviation of dimension d; out [2·A] is the network's output.
+static inline double naive_scale(const struct gaussian_policy *p, const double *out, int d) {
+  return log(1 + exp(out[p->action_dim + d])) + 1e-3;
+}
+
+// Log density of the raw action: spec/algorithm §1, §5.
+static inline double naive_gaussian(const struct gaussian_policy *p, const double *parameters, const float *obs,
+                                    const float *action) {
+  double input[NAIVE_MAX_WIDTH], out[NAIVE_MAX_WIDTH], sum = 0;
+  for (int i = 0; i < p->net.width[0]; ++i) input[i] = (double)obs[i];
+  naive_mlp(&p->net, parameters, input, out);
+  for (int d = 0; d < p->action_dim; ++d) {
+    const double a = (double)action[d], scale = naive_scale(p, out, d), z = (a - out[d]) / scale;
+    sum += -z * z / 2 - log(scale * sqrt(2 * 3.14159265358979323846));
+  }
+  return sum;
+}
+
+// Entropy of the Gaussian and the log determinant of tanh at the sample that the noise gives.
+static inline double naive_entropy(const struct gaussian_policy *p, const double *parameters, const float *obs,
+                                   const float *noise) {
+  double input[NAIVE_MAX_WIDTH], out[NAIVE_MAX_WIDTH], sum = 0;
+  for (int i = 0; i < p->net.width[0]; ++i) input[i] = (double)obs[i];
+  naive_mlp(&p->net, parameters, input, out);
+  for (int d = 0; d < p->action_dim; ++d) {
+    const double scale = naive_scale(p, out, d);
+    sum +=
+        0.5 + log(scale * sqrt(2 * 3.14159265358979323846)) + naive_log_tanh_slope(out[d] + scale * (double)noise[d]);
+  }
+  return sum;
 }
 
 #endif

@@ -368,7 +368,17 @@ static const struct bad bad_combinations[] = {
     {"policy: {sampler: heun, sde_sigma: 0.1}\n", "f.yaml:1:10: policy.sampler is heun, policy.sde_sigma is 0.1: only "
                                                   "euler takes noise; set policy.sampler to euler "
                                                   "or sde_sigma to 0"},
-    {"policy: {sde_sigma: 0.1}\neval: {sampler: rk4}\n", "eval.sampler is rk4, policy.sde_sigma is 0.1: only euler"},
+    {"objective: {kind: dppo}\n",
+     "objective.kind is dppo, policy.sampler is euler, policy.sde_sigma is 0.0: dppo learns "
+     "from the noise"},
+    {"objective: {kind: dppo, denoising_steps: 11}\npolicy: {sde_sigma: 0.1}\n",
+     "objective.denoising_steps is 11, policy.flow_steps is 10: no more flow steps"},
+    {"objective: {kind: dppo}\npolicy: {sde_sigma: 0.1, feather_std: 0}\n",
+     "f.yaml:2:26: policy.feather_std is 0.0, objective.kind is dppo: dppo has no such setting"},
+    {"objective: {kind: ppo, supervision: eps}\n",
+     "f.yaml:1:24: objective.supervision is eps, objective.kind is ppo: ppo has no such setting; remove it"},
+    {"objective: {kind: ppo}\neval: {sampler: heun}\n", "eval.sampler is heun, objective.kind is ppo: ppo has no such"},
+    {"objective: {entropy_cost: 0.01}\n", "objective.entropy_cost is 0.01, objective.kind is fpo: fpo has no such"},
     {"rollout: {envs: 1048576, shards: 65536, unrolls: 1048576, unroll_length: 65536}\n",
      "steps a shard and iteration; allowed: at most 2147483647"},
     {"rollout: {envs: 1048576, shards: 65536, unrolls: 65536, unroll_length: 2047}\n",
@@ -404,6 +414,46 @@ static void bad_combination_points_at_what_was_set_last(void **state) {
   write_text("child.yaml", "base: parent.yaml\n\nrollout:\n  envs: 25\n");
   must_say(config_load(in_folder("child.yaml"), 0, NULL, &c), "child.yaml:4:3: rollout.envs is 25, rollout.shards is "
                                                               "10: ");
+}
+
+// A base file may be written for another method: what it says of that method alone is passed over. What stands beside
+// the choice of the method, or comes after it, means it.
+static void keys_of_another_method_are_passed_over_in_a_base_alone(void **state) {
+  (void)state;
+  struct config c, again;
+  char *text;
+  write_text("flow.yaml", "policy: {hidden: [7], sampler: rk4, flow_steps: 3}\nobjective: {supervision: velocity}\n");
+  write_text("gaussian.yaml", "base: flow.yaml\nobjective: {kind: ppo, entropy_cost: 0.01}\n");
+  must_succeed(config_load(in_folder("gaussian.yaml"), 0, NULL, &c));
+  assert_int_equal(c.objective.kind, OBJECTIVE_PPO);
+  assert_int_equal(c.policy.hidden.width[0], 7);
+  assert_int_equal(c.policy.sampler, SAMPLER_EULER);
+  assert_int_equal(c.policy.flow_steps, 10);
+  must_succeed(config_print(&c, &text));
+  assert_null(strstr(text, "sampler"));
+  assert_non_null(strstr(text, "entropy_cost: 0.01"));
+  must_succeed(config_parse("again", text, 0, NULL, &again));
+  assert_null(config_first_difference(&c, &again, false));
+  free(text);
+  const char *const late[] = {"policy.flow_steps=4"}, *const both[] = {"policy.flow_steps=4", "objective.kind=ppo"};
+  must_say(
+      config_load(in_folder("gaussian.yaml"), 1, late, &c),
+      "--set policy.flow_steps=4: policy.flow_steps is 4, objective.kind is ppo: ppo has no such setting; remove it");
+  must_say(config_load(in_folder("flow.yaml"), 2, both, &c), "policy.flow_steps is 4, objective.kind is ppo: ppo has");
+  must_succeed(config_load(in_folder("flow.yaml"), 1, both + 1, &c));
+  assert_int_equal(c.policy.flow_steps, 10);
+}
+
+static void words_stand_for_numbers(void **state) {
+  (void)state;
+  struct config c;
+  must_succeed(parse("objective: {kind: dppo, denoising_steps: last_half}\npolicy: {sde_sigma: 0.1}\n", &c));
+  assert_int_equal(c.objective.denoising_steps, DENOISING_LAST_HALF);
+  must_succeed(parse("objective: {kind: dppo, denoising_steps: 4}\npolicy: {sde_sigma: 0.1}\n", &c));
+  assert_int_equal(c.objective.denoising_steps, 4);
+  must_say(parse("objective: {denoising_steps: half}\n", &c),
+           "key 'objective.denoising_steps' is 'half'; allowed: an integer in [1, 1000], or all or last_half");
+  must_say(parse("eval: {noise: 2}\n", &c), "key 'eval.noise' is '2'; allowed: an integer in [0, 1], or auto");
 }
 
 static void a_config_filled_by_hand_is_checked_too(void **state) {
@@ -708,6 +758,8 @@ int main(void) {
       cmocka_unit_test(bad_set_is_refused_by_its_own_text),
       cmocka_unit_test(bad_combination_names_keys_values_and_the_nearest_allowed),
       cmocka_unit_test(bad_combination_points_at_what_was_set_last),
+      cmocka_unit_test(keys_of_another_method_are_passed_over_in_a_base_alone),
+      cmocka_unit_test(words_stand_for_numbers),
       cmocka_unit_test(a_config_filled_by_hand_is_checked_too),
       cmocka_unit_test(file_that_cannot_be_read_is_named),
       cmocka_unit_test(huge_or_binary_file_is_refused),

@@ -27,6 +27,7 @@ static struct fixture fixture_of(const struct shape *s, enum supervision_kind su
   f.config.policy.output_scale = 0.25;
   f.config.policy.time_frequencies = s->frequencies;
   f.config.policy.flow_steps = 10;
+  f.config.policy.time_floor = 0.15;
   f.config.objective.supervision = supervision;
   f.config.objective.mc_samples = s->pairs;
   flow_policy_layout(&f.policy, &f.config, s->obs, s->action, offset);
@@ -139,17 +140,21 @@ static float *samples(struct fixture *f, enum sampler_kind sampler, int steps, c
   const size_t n = f->rows * f->actions;
   float *x = floats(n);
   memcpy(x, f->eps, n * sizeof *x);
-  flow_policy_sample(&f->policy, f->parameters, sampler, steps, (int)f->rows, f->obs, sde_noise, &f->workspace, x);
+  const struct flow_sampling how = {.sampler = sampler, .steps = steps, .sde_noise = sde_noise};
+  flow_policy_sample(&f->policy, f->parameters, &how, (int)f->rows, f->obs, &f->workspace, x);
   return x;
 }
 
+// The flow of a predicted velocity, and that towards a predicted action.
 static void assert_sampler_equals_naive(enum sampler_kind sampler) {
   static const int steps[] = {1, 2, 3, 10};
+  static const enum supervision_kind supervisions[] = {SUPERVISION_EPS, SUPERVISION_DATA};
   for (size_t i = 0; i < COUNT_OF(SHAPES); ++i)
-    for (size_t k = 0; k < COUNT_OF(steps); ++k) {
-      struct fixture f = fixture_of(SHAPES + i, SUPERVISION_EPS, 2);
-      float *x = samples(&f, sampler, steps[k], NULL);
-      double *want = naive_samples(&f, sampler, steps[k], NULL);
+    for (size_t k = 0; k < COUNT_OF(steps) * COUNT_OF(supervisions); ++k) {
+      struct fixture f = fixture_of(SHAPES + i, supervisions[k / COUNT_OF(steps)], 2);
+      const int count = steps[k % COUNT_OF(steps)];
+      float *x = samples(&f, sampler, count, NULL);
+      double *want = naive_samples(&f, sampler, count, NULL);
       assert_near_above("action", f.rows * f.actions, x, want, 5e-6, 1); // 1: the noise's size
       free(x), free(want);
       fixture_free(&f);
@@ -258,6 +263,7 @@ static void assert_loss_equals_naive(enum supervision_kind supervision) {
 }
 static void velocity_loss_equals_naive(void **state) { (void)state, assert_loss_equals_naive(SUPERVISION_VELOCITY); }
 static void eps_loss_equals_naive(void **state) { (void)state, assert_loss_equals_naive(SUPERVISION_EPS); }
+static void data_loss_equals_naive(void **state) { (void)state, assert_loss_equals_naive(SUPERVISION_DATA); }
 
 static double weighted_loss(const struct fixture *f, const double *parameters, const float *d_loss) {
   double *loss = naive_losses(f, parameters), sum = 0;
@@ -304,6 +310,11 @@ static void velocity_gradient_equals_differences(void **state) {
 static void eps_gradient_equals_differences(void **state) {
   (void)state;
   assert_gradient_equals_differences(SUPERVISION_EPS);
+}
+
+static void data_gradient_equals_differences(void **state) {
+  (void)state;
+  assert_gradient_equals_differences(SUPERVISION_DATA);
 }
 
 static void backward_adds_to_the_gradient(void **state) {
@@ -380,6 +391,28 @@ static void uniform_times_and_noise_have_their_distributions(void **state) {
   assert_true(fabs(noise_squares / (ACTIONS * n) - 1) < 5 * sqrt(2 / (ACTIONS * n)));
 }
 
+// Their logit is normal with the config's mean and deviation.
+static void lognormal_times_have_their_distribution(void **state) {
+  (void)state;
+  enum { PAIRS = 8, DRAWS = 4000 };
+  struct config config = drawing_config(FLOW_TIME_LOGNORMAL, 10, PAIRS);
+  config.objective.flow_time_mean = -1.2;
+  config.objective.flow_time_std = 0.7;
+  double sum = 0, squares = 0, n = PAIRS * DRAWS;
+  for (uint32_t env = 0; env < DRAWS; ++env) {
+    float eps[PAIRS], t[PAIRS];
+    flow_policy_draw_pairs(&config, 1, env, 9, eps, t);
+    for (int m = 0; m < PAIRS; ++m) {
+      assert_true(t[m] > 0 && t[m] < 1);
+      const double z = (log((double)t[m] / (1 - (double)t[m])) + 1.2) / 0.7;
+      sum += z;
+      squares += z * z;
+    }
+  }
+  assert_true(fabs(sum / n) < 5 / sqrt(n));
+  assert_true(fabs(squares / n - 1) < 5 * sqrt(2 / n));
+}
+
 static void pairs_are_drawn_again_and_differ_between_actions(void **state) {
   (void)state;
   enum { N = 16, PAIRS = 8 };
@@ -407,8 +440,8 @@ static void flops_share_the_observations_product(void **state) {
   (void)state;
   struct fixture f = fixture_of(&SHAPES[5], SUPERVISION_EPS, 0);
   const double first_obs = 2 * 4 * 8, first_x = 2 * 2 * 8, first_t = 2 * 4 * 8, rest = 2 * (8 * 16 + 16 * 24 + 24 * 2);
-  assert_true(flow_policy_cfm_forward_flops(&f.policy, 6) == first_obs + 6 * (first_x + first_t + rest));
-  assert_true(flow_policy_cfm_backward_flops(&f.policy, 6) == first_obs + 6 * (first_x + first_t + 2 * rest));
+  assert_true(flow_policy_forward_flops(&f.policy, 6) == first_obs + 6 * (first_x + first_t + rest));
+  assert_true(flow_policy_backward_flops(&f.policy, 6) == first_obs + 6 * (first_x + first_t + 2 * rest));
   // The embedding of a sampler's step is one row for all actions, so that it may or may not be counted.
   const double least = first_obs + 20 * (first_x + rest);
   const double flops = flow_policy_sample_flops(&f.policy, SAMPLER_HEUN, 10);
@@ -430,11 +463,14 @@ int main(void) {
       cmocka_unit_test(samplers_converge_with_their_order),
       cmocka_unit_test(velocity_loss_equals_naive),
       cmocka_unit_test(eps_loss_equals_naive),
+      cmocka_unit_test(data_loss_equals_naive),
       cmocka_unit_test(velocity_gradient_equals_differences),
       cmocka_unit_test(eps_gradient_equals_differences),
+      cmocka_unit_test(data_gradient_equals_differences),
       cmocka_unit_test(backward_adds_to_the_gradient),
       cmocka_unit_test(grid_times_are_the_left_grid_points_equally_often),
       cmocka_unit_test(uniform_times_and_noise_have_their_distributions),
+      cmocka_unit_test(lognormal_times_have_their_distribution),
       cmocka_unit_test(pairs_are_drawn_again_and_differ_between_actions),
       cmocka_unit_test(flops_share_the_observations_product),
   };

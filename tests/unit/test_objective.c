@@ -1,12 +1,36 @@
-// The objective of a minibatch against the whole of it written naively in double: losses, ratios and clipping, the
-// gradient by central differences, and the freedom to cut a minibatch into slices.
+// The objective of a minibatch, of every method, against the whole of it written naively in double: losses, ratios and
+// clipping, the gradient by central differences, and the freedom to cut a minibatch into slices.
 #include "helpers.h"
 
 #include "learner/advantage.h"
 #include "learner/objective.h"
 
 // Big enough for several blocks of rows and of pairs, with a rest; every network is small, for the differences' sake.
-enum { OBS = 5, ACTIONS = 3, PAIRS = 3, STEPS = 6, UNROLLS = 101, ROWS = UNROLLS * STEPS };
+enum { OBS = 5, ACTIONS = 3, MAX_TERMS = 3, STEPS = 6, UNROLLS = 101, ROWS = UNROLLS * STEPS };
+
+struct variant {
+  enum objective_kind kind;
+  enum ratio_kind ratio;
+  enum supervision_kind supervision;
+  enum trust_region_kind trust_region;
+  int flow_steps; // dppo learns from the last 3
+  bool bootstrap;
+};
+static const struct variant VARIANTS[] = {
+    {.ratio = RATIO_AVERAGED, .supervision = SUPERVISION_EPS},
+    {.ratio = RATIO_AVERAGED, .supervision = SUPERVISION_EPS, .bootstrap = true},
+    {.ratio = RATIO_AVERAGED, .supervision = SUPERVISION_VELOCITY, .trust_region = TRUST_REGION_SPO},
+    {.ratio = RATIO_AVERAGED, .supervision = SUPERVISION_VELOCITY, .bootstrap = true},
+    {.ratio = RATIO_PER_SAMPLE, .supervision = SUPERVISION_EPS},
+    {.ratio = RATIO_PER_SAMPLE, .supervision = SUPERVISION_EPS, .bootstrap = true},
+    {.ratio = RATIO_PER_SAMPLE, .supervision = SUPERVISION_VELOCITY, .trust_region = TRUST_REGION_ASPO},
+    {.ratio = RATIO_PER_SAMPLE, .supervision = SUPERVISION_DATA},
+    {.kind = OBJECTIVE_PPO},
+    {.kind = OBJECTIVE_PPO, .trust_region = TRUST_REGION_ASPO, .bootstrap = true},
+    {.kind = OBJECTIVE_DPPO, .flow_steps = 3},
+    {.kind = OBJECTIVE_DPPO, .flow_steps = 5, .trust_region = TRUST_REGION_SPO},
+};
+enum { DEFAULT = 0, BOOTSTRAPPING = 1, PER_SAMPLE = 4, GAUSSIAN = 8, CHAIN = 10, PART_OF_CHAIN = 11 };
 
 struct fixture {
   struct config config;
@@ -14,7 +38,8 @@ struct fixture {
   struct objective_workspace *workspace;
   struct minibatch batch;
   size_t count; // parameters
-  float *parameters, *old_each, *old_mean;
+  size_t terms, ratios;
+  float *parameters, *old;
   double *exact;                      // the parameters in double
   double *value, *target, *advantage; // naive, [ROWS]; they carry no gradient
   float *obs, *last_obs, *final_obs, *action, *eps, *t, *reward;
@@ -22,26 +47,31 @@ struct fixture {
   uint8_t *flags;
 };
 
-static struct config config_of(enum ratio_kind ratio, enum supervision_kind supervision, bool bootstrap) {
+static struct config config_of(const struct variant *v) {
   struct config c = {0};
   c.rollout.unroll_length = STEPS;
   c.rollout.reward_scaling = 3;
   c.policy.hidden = hidden_layers(2, (const int[]){7, 6});
   c.policy.output_scale = 0.25;
   c.policy.time_frequencies = 2;
-  c.policy.flow_steps = 10;
+  c.policy.flow_steps = v->flow_steps ? v->flow_steps : 10;
+  c.policy.sde_sigma = 0.5;
+  c.policy.noise = 1;
   c.value.hidden = hidden_layers(2, (const int[]){9, 4});
-  c.objective.kind = OBJECTIVE_FPO;
-  c.objective.ratio = ratio;
-  c.objective.supervision = supervision;
-  c.objective.mc_samples = PAIRS;
+  c.objective.kind = v->kind;
+  c.objective.ratio = v->ratio;
+  c.objective.supervision = v->supervision;
+  c.objective.trust_region = v->trust_region;
+  c.objective.mc_samples = 3;
+  c.objective.denoising_steps = 3;
+  c.objective.entropy_cost = v->kind == OBJECTIVE_PPO ? 0.3 : 0;
   c.objective.clip = 0.05;
   c.objective.log_ratio_clip = 0.15;
   c.objective.value_coef = 0.4;
   c.objective.discount = 0.97;
   c.objective.gae_lambda = 0.9;
   c.objective.normalize_advantage = true;
-  c.objective.bootstrap_truncated = bootstrap;
+  c.objective.bootstrap_truncated = v->bootstrap;
   return c;
 }
 
@@ -52,10 +82,37 @@ static double naive_value(const struct fixture *f, const double *parameters, con
   return value;
 }
 
-static double naive_pair(const struct fixture *f, const double *parameters, size_t row, size_t pair) {
-  const size_t i = row * PAIRS + pair;
-  return naive_cfm_loss(&f->objective.policy, parameters, f->obs + row * OBS, f->action + row * ACTIONS,
-                        f->eps + i * ACTIONS, f->t[i]);
+// Log-likelihood of flow step j of the learned ones, spec/algorithm §8. x before a step and after it stand in the
+// record; before the first of all steps it is the noise that the chain starts from.
+static double naive_flow_step(const struct fixture *f, const double *parameters, size_t row, size_t j) {
+  const struct policy *p = &f->objective.policy;
+  const size_t steps = (size_t)f->config.policy.flow_steps, columns = (size_t)p->action_columns;
+  const float *end = f->action + (row + 1) * columns - (f->terms - 1 - j) * ACTIONS, *next = end - ACTIONS;
+  const float *from = f->terms == steps && j == 0 ? f->eps + row * (steps + 1) * ACTIONS : next - ACTIONS;
+  const double t = 1 - (double)(steps - f->terms + j) / (double)steps, sigma = f->config.policy.sde_sigma + 1e-6;
+  double x[ACTIONS], u[ACTIONS], sum = 0;
+  for (int d = 0; d < ACTIONS; ++d) x[d] = (double)from[d];
+  naive_velocity(&p->flow, parameters, f->obs + row * OBS, x, t, u);
+  for (int d = 0; d < ACTIONS; ++d) {
+    const double z = ((double)next[d] - x[d] + u[d] / (double)steps) / sigma;
+    sum += z * z;
+  }
+  return -sum / 2 - ACTIONS / 2.0 * log(2 * 3.14159265358979323846);
+}
+
+// The log-probability that ratios are made of.
+static double naive_term(const struct fixture *f, const double *parameters, size_t row, size_t term) {
+  const struct policy *p = &f->objective.policy;
+  const float *obs = f->obs + row * OBS;
+  const size_t i = row * f->terms + term;
+  switch (f->config.objective.kind) {
+  case OBJECTIVE_PPO:
+    return naive_gaussian(&p->gaussian, parameters, obs, f->action + row * ACTIONS);
+  case OBJECTIVE_DPPO:
+    return naive_flow_step(f, parameters, row, term);
+  default:
+    return -naive_cfm_loss(&p->flow, parameters, obs, f->action + row * ACTIONS, f->eps + i * ACTIONS, f->t[i]);
+  }
 }
 
 // Spec/algorithm §5 in double; a truncated step is masked, or ends in the value of its final observation.
@@ -84,8 +141,22 @@ static void naive_advantages(struct fixture *f) {
   free(final_value);
 }
 
-static struct fixture fixture_of(enum ratio_kind ratio, enum supervision_kind supervision, bool bootstrap) {
-  struct fixture f = {.config = config_of(ratio, supervision, bootstrap)};
+// Old log-probabilities near the new ones, as training has them: ratios on both sides of both clips.
+static void set_old(struct fixture *f, double spread, double offset, struct source *source) {
+  for (size_t i = 0; i < ROWS; ++i) {
+    double sum = 0;
+    for (size_t m = 0; m < f->terms; ++m) {
+      const double old = naive_term(f, f->exact, i, m) + offset + (spread > 0 ? spread * source_normal(source) : 0);
+      if (f->ratios > 1) f->old[i * f->ratios + m] = (float)old;
+      sum += old;
+    }
+    if (f->ratios == 1) f->old[i] = (float)(sum / (double)f->terms);
+  }
+}
+
+static struct fixture fixture_of(const struct variant *v) {
+  struct fixture f = {.config = config_of(v)};
+  const bool bootstrap = v->bootstrap;
   struct source source = {91};
   objective_layout(&f.objective, &f.config, OBS, ACTIONS);
   f.count = f.objective.parameter_count;
@@ -94,14 +165,23 @@ static struct fixture fixture_of(enum ratio_kind ratio, enum supervision_kind su
   f.obs = normal_floats(&source, ROWS * OBS, 1);
   f.last_obs = normal_floats(&source, UNROLLS * OBS, 1);
   f.final_obs = normal_floats(&source, ROWS * OBS, 1);
-  f.action = normal_floats(&source, ROWS * ACTIONS, 1);
-  f.eps = normal_floats(&source, ROWS * PAIRS * ACTIONS, 1);
-  f.t = uniform_floats(&source, ROWS * PAIRS);
+  const struct policy *p = &f.objective.policy;
+  f.terms = (size_t)p->terms;
+  f.ratios = (size_t)p->ratios;
+  assert_true(f.terms <= MAX_TERMS);
+  const size_t columns = (size_t)p->action_columns, noises = (size_t)p->noises * ACTIONS;
+  f.action = normal_floats(&source, ROWS * columns, 1);
+  f.eps = normal_floats(&source, ROWS * noises, 1);
+  f.t = uniform_floats(&source, ROWS * (size_t)p->times);
+  for (size_t i = 0; v->kind == OBJECTIVE_DPPO && i < ROWS; ++i) // a chain's steps are of the size of its noise
+    for (size_t k = 0; k < columns; ++k) {
+      const float *before = k < ACTIONS ? f.eps + i * noises + k : f.action + i * columns + k - ACTIONS;
+      f.action[i * columns + k] = *before + 0.5f * f.action[i * columns + k];
+    }
   f.reward = normal_floats(&source, ROWS, 1);
   f.final_at = zeroed(ROWS, sizeof *f.final_at);
   f.flags = zeroed(ROWS, sizeof *f.flags);
-  f.old_each = floats(ROWS * PAIRS);
-  f.old_mean = floats(ROWS);
+  f.old = floats(ROWS * f.ratios);
   f.value = doubles(ROWS);
   f.target = doubles(ROWS);
   f.advantage = doubles(ROWS);
@@ -109,15 +189,8 @@ static struct fixture fixture_of(enum ratio_kind ratio, enum supervision_kind su
     if (source_uniform(&source) < 0.1) f.flags[i] |= STEP_TERMINATED;
     if (source_uniform(&source) < 0.15) f.flags[i] |= STEP_TRUNCATED;
     if (bootstrap && f.flags[i] & STEP_TRUNCATED) f.final_at[f.batch.finals++] = (int32_t)i;
-    // Old losses are near the new ones, as training has them: ratios on both sides of both clips.
-    double sum = 0;
-    for (size_t m = 0; m < PAIRS; ++m) {
-      const double old = naive_pair(&f, f.exact, i, m) + 0.12 * source_normal(&source);
-      f.old_each[i * PAIRS + m] = (float)old;
-      sum += old;
-    }
-    f.old_mean[i] = (float)(sum / PAIRS);
   }
+  set_old(&f, 0.12, 0, &source);
   f.batch.unrolls = UNROLLS;
   f.batch.steps = STEPS;
   f.batch.obs = f.obs;
@@ -127,7 +200,7 @@ static struct fixture fixture_of(enum ratio_kind ratio, enum supervision_kind su
   f.batch.action = f.action;
   f.batch.eps = f.eps;
   f.batch.t = f.t;
-  f.batch.old_loss = ratio == RATIO_AVERAGED ? f.old_mean : f.old_each;
+  f.batch.old_log_prob = f.old;
   f.batch.reward = f.reward;
   f.batch.flags = f.flags;
   naive_advantages(&f);
@@ -142,7 +215,7 @@ static void fixture_settle(struct fixture *f) {
 
 static void fixture_free(struct fixture *f) {
   objective_workspace_free(f->workspace);
-  free(f->parameters), free(f->old_each), free(f->old_mean), free(f->exact), free(f->value), free(f->target);
+  free(f->parameters), free(f->old), free(f->exact), free(f->value), free(f->target);
   free(f->advantage), free(f->obs), free(f->last_obs), free(f->final_obs), free(f->action), free(f->eps), free(f->t);
   free(f->reward), free(f->final_at), free(f->flags);
 }
@@ -158,13 +231,16 @@ static float *normalised(const double *advantage) {
 }
 
 struct naive_sums {
-  double policy, value, ratio, ratio_squared, clipped, cfm, values;
+  double policy, value, ratio, ratio_squared, clipped, log_prob, entropy, values;
   double inside, limited; // ratios inside 1 ± clip; per-sample ratios at the limit of the logarithm
 };
 
 static void naive_ratio(const struct fixture *f, double log_ratio, double advantage, struct naive_sums *s) {
   const double clip = f->config.objective.clip, ratio = exp(log_ratio);
-  s->policy -= fmin(ratio * advantage, fmin(fmax(ratio, 1 - clip), 1 + clip) * advantage);
+  const enum trust_region_kind kind = f->config.objective.trust_region;
+  if (kind == TRUST_REGION_SPO || (kind == TRUST_REGION_ASPO && advantage < 0))
+    s->policy -= ratio * advantage - fabs(advantage) / (2 * clip) * (ratio - 1) * (ratio - 1);
+  else s->policy -= fmin(ratio * advantage, fmin(fmax(ratio, 1 - clip), 1 + clip) * advantage);
   s->ratio += ratio;
   s->ratio_squared += ratio * ratio;
   s->clipped += fabs(ratio - 1) > clip;
@@ -180,18 +256,21 @@ static struct naive_sums naive_objective(const struct fixture *f, const double *
     const int masked = !c->objective.bootstrap_truncated && f->flags[i] & STEP_TRUNCATED;
     s.value += masked ? 0 : (f->target[i] - value) * (f->target[i] - value);
     s.values += value;
-    double loss[PAIRS], mean = 0;
-    for (size_t m = 0; m < PAIRS; ++m) {
-      loss[m] = naive_pair(f, parameters, i, m);
-      mean += loss[m] / PAIRS;
-      s.cfm += loss[m];
+    double term[MAX_TERMS], mean = 0;
+    for (size_t m = 0; m < f->terms; ++m) {
+      term[m] = naive_term(f, parameters, i, m);
+      mean += term[m] / (double)f->terms;
+      s.log_prob += term[m];
     }
-    if (c->objective.ratio == RATIO_AVERAGED) {
-      naive_ratio(f, (double)f->old_mean[i] - mean, (double)advantage[i], &s);
+    if (c->objective.entropy_cost > 0)
+      s.entropy += naive_entropy(&f->objective.policy.gaussian, parameters, f->obs + i * OBS, f->eps + i * ACTIONS);
+    if (f->ratios == 1) {
+      naive_ratio(f, mean - (double)f->old[i], (double)advantage[i], &s);
       continue;
     }
-    for (size_t m = 0; m < PAIRS; ++m) {
-      const double limit = c->objective.log_ratio_clip, difference = (double)f->old_each[i * PAIRS + m] - loss[m];
+    for (size_t m = 0; m < f->terms; ++m) {
+      const double limit = c->objective.kind == OBJECTIVE_FPO ? c->objective.log_ratio_clip : INFINITY;
+      const double difference = term[m] - (double)f->old[i * f->ratios + m];
       s.limited += fabs(difference) > limit;
       naive_ratio(f, fmin(fmax(difference, -limit), limit), (double)advantage[i], &s);
     }
@@ -199,48 +278,35 @@ static struct naive_sums naive_objective(const struct fixture *f, const double *
   return s;
 }
 
-static double ratios_of(const struct fixture *f) {
-  return f->config.objective.ratio == RATIO_AVERAGED ? ROWS : (double)ROWS * PAIRS;
-}
+static double ratios_of(const struct fixture *f) { return (double)ROWS * (double)f->ratios; }
 
-// What is differentiated: policy loss plus value loss.
+// What is differentiated: policy loss, less the entropy's share, plus value loss.
 static double naive_total(const struct fixture *f, const double *parameters, const float *advantage) {
   const struct naive_sums s = naive_objective(f, parameters, advantage);
-  return s.policy / ratios_of(f) + f->config.objective.value_coef * s.value / ROWS;
+  return s.policy / ratios_of(f) - f->config.objective.entropy_cost * s.entropy / ROWS +
+         f->config.objective.value_coef * s.value / ROWS;
 }
-
-struct variant {
-  enum ratio_kind ratio;
-  enum supervision_kind supervision;
-  bool bootstrap;
-};
-static const struct variant VARIANTS[] = {
-    {RATIO_AVERAGED, SUPERVISION_EPS, false},        {RATIO_AVERAGED, SUPERVISION_EPS, true},
-    {RATIO_AVERAGED, SUPERVISION_VELOCITY, false},   {RATIO_AVERAGED, SUPERVISION_VELOCITY, true},
-    {RATIO_PER_SAMPLE, SUPERVISION_EPS, false},      {RATIO_PER_SAMPLE, SUPERVISION_EPS, true},
-    {RATIO_PER_SAMPLE, SUPERVISION_VELOCITY, false}, {RATIO_PER_SAMPLE, SUPERVISION_VELOCITY, true},
-};
 
 static void layout_is_policy_then_value(void **state) {
   (void)state;
-  struct config config = config_of(RATIO_AVERAGED, SUPERVISION_EPS, false);
+  struct config config = config_of(&VARIANTS[DEFAULT]);
   struct objective o;
   objective_layout(&o, &config, OBS, ACTIONS);
-  assert_int_equal(o.policy.net.weight[0], 0);
-  assert_int_equal(o.value.weight[0], o.policy.net.end);
+  assert_int_equal(o.policy.flow.net.weight[0], 0);
+  assert_int_equal(o.value.weight[0], o.policy.flow.net.end);
   assert_int_equal(o.parameter_count, o.value.end);
   assert_int_equal(o.parameter_count, (12 * 7 + 7 + 7 * 6 + 6 + 6 * 3 + 3) + (5 * 9 + 9 + 9 * 4 + 4 + 4 + 1));
   assert_int_equal(o.value.width[o.value.layers], 1);
-  assert_int_equal(o.obs_dim, OBS);
-  assert_int_equal(o.action_dim, ACTIONS);
-  assert_int_equal(o.pairs, PAIRS);
+  assert_int_equal(o.policy.obs_dim, OBS);
+  assert_int_equal(o.policy.action_dim, ACTIONS);
+  assert_int_equal(o.policy.terms, 3);
   assert_ptr_equal(o.config, &config);
 }
 
 static void sums_and_advantages_equal_naive(void **state) {
   (void)state;
   for (size_t v = 0; v < COUNT_OF(VARIANTS); ++v) {
-    struct fixture f = fixture_of(VARIANTS[v].ratio, VARIANTS[v].supervision, VARIANTS[v].bootstrap);
+    struct fixture f = fixture_of(&VARIANTS[v]);
     fixture_settle(&f);
     float *gradient = floats(f.count), *got = floats(ROWS + 1), *advantage = normalised(f.advantage);
     double sums[OBJECTIVE_SUMS] = {0};
@@ -248,7 +314,7 @@ static void sums_and_advantages_equal_naive(void **state) {
     objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, gradient, sums, got);
     assert_near("advantage", ROWS, got, f.advantage, 1e-5);
     assert_true(got[ROWS] == 8);
-    for (size_t i = 0; i < f.objective.policy.net.end; ++i) assert_true(gradient[i] == 0);
+    for (size_t i = 0; i < policy_net(&f.objective.policy)->end; ++i) assert_true(gradient[i] == 0);
     objective_policy(&f.objective, f.parameters, &f.batch, ROWS, advantage, f.workspace, gradient, sums);
     const struct naive_sums s = naive_objective(&f, f.exact, advantage);
     assert_number("value loss", sums[SUM_VALUE_LOSS], s.value, 1e-5, 1);
@@ -257,7 +323,8 @@ static void sums_and_advantages_equal_naive(void **state) {
     assert_number("ratios", sums[SUM_RATIO], s.ratio, 1e-6, 1);
     assert_number("squared ratios", sums[SUM_RATIO_SQUARED], s.ratio_squared, 1e-6, 1);
     assert_number("clipped", sums[SUM_CLIPPED], s.clipped, 1e-12, 1);
-    assert_number("cfm", sums[SUM_CFM_LOSS], s.cfm, 1e-5, 1);
+    assert_number("log-probabilities", sums[SUM_LOG_PROB], s.log_prob, 1e-5, 1);
+    assert_number("entropy", sums[SUM_ENTROPY], s.entropy, 1e-5, 1);
     // The data are such that the cases are there to be got wrong.
     assert_true(s.clipped > 50 && s.inside > 50);
     if (VARIANTS[v].ratio == RATIO_PER_SAMPLE) assert_true(s.limited > 50);
@@ -293,13 +360,13 @@ static void gradient_equals_differences_along_random_directions(void **state) {
   (void)state;
   struct source source = {92};
   for (size_t v = 0; v < COUNT_OF(VARIANTS); ++v) {
-    struct fixture f = fixture_of(VARIANTS[v].ratio, VARIANTS[v].supervision, VARIANTS[v].bootstrap);
+    struct fixture f = fixture_of(&VARIANTS[v]);
     fixture_settle(&f);
     float *gradient = floats(f.count), *advantage = normalised(f.advantage);
     double sums[OBJECTIVE_SUMS] = {0};
     whole_objective(&f, advantage, gradient, sums);
     size_t bound[4 * MLP_MAX_LAYERS + 2], tensors = 0;
-    const struct mlp *const nets[] = {&f.objective.policy.net, &f.objective.value};
+    const struct mlp *const nets[] = {policy_net(&f.objective.policy), &f.objective.value};
     for (size_t n = 0; n < COUNT_OF(nets); ++n)
       for (int l = 0; l < nets[n]->layers; ++l) {
         bound[tensors++] = nets[n]->weight[l];
@@ -315,7 +382,7 @@ static void gradient_equals_differences_along_random_directions(void **state) {
         for (size_t i = first; i < end; ++i) norm += (double)gradient[i] * (double)gradient[i];
         assert_true(norm > 0);
         const double want = difference_along(&f, advantage, direction, first, end);
-        assert_number("directional derivative", slope, want, 1e-4, sqrt(norm));
+        assert_number("directional derivative", slope, want, 2e-4, sqrt(norm)); // spo's pull is 1/clip times a rounding
         free(direction);
       }
     }
@@ -324,13 +391,12 @@ static void gradient_equals_differences_along_random_directions(void **state) {
   }
 }
 
-// Every parameter alone, for the two defaults of the paper's method and of the per-sample one.
+// Every parameter alone.
 static void gradient_equals_differences_in_every_parameter(void **state) {
   (void)state;
-  static const size_t some[] = {1, 4};
+  static const size_t some[] = {BOOTSTRAPPING, PER_SAMPLE, GAUSSIAN, CHAIN, PART_OF_CHAIN};
   for (size_t v = 0; v < COUNT_OF(some); ++v) {
-    const struct variant *variant = VARIANTS + some[v];
-    struct fixture f = fixture_of(variant->ratio, variant->supervision, variant->bootstrap);
+    struct fixture f = fixture_of(VARIANTS + some[v]);
     fixture_settle(&f);
     float *gradient = floats(f.count), *advantage = normalised(f.advantage), *unit = floats(f.count);
     double sums[OBJECTIVE_SUMS] = {0}, *want = doubles(f.count);
@@ -340,8 +406,8 @@ static void gradient_equals_differences_in_every_parameter(void **state) {
       want[i] = difference_along(&f, advantage, unit, i, i + 1);
       unit[i] = 0;
     }
-    const size_t policy = f.objective.policy.net.end;
-    assert_near("policy gradient", policy, gradient, want, 2e-5);
+    const size_t policy = policy_net(&f.objective.policy)->end;
+    assert_near("policy gradient", policy, gradient, want, 5e-5); // spo's pull is 1/clip times the rounding of a ratio
     assert_near("value gradient", f.count - policy, gradient + policy, want + policy, 2e-5);
     free(gradient), free(advantage), free(unit), free(want);
     fixture_free(&f);
@@ -352,14 +418,14 @@ static void gradient_equals_differences_in_every_parameter(void **state) {
 static struct minibatch slice_of(const struct fixture *f, int first, int end, int32_t *final_at) {
   struct minibatch b = f->batch;
   const size_t row = (size_t)(first * STEPS);
-  const size_t old = f->config.objective.ratio == RATIO_AVERAGED ? 1 : PAIRS;
+  const struct policy *p = &f->objective.policy;
   b.unrolls = end - first;
   b.obs += row * OBS;
   b.last_obs += first * OBS;
-  b.action += row * ACTIONS;
-  b.eps += row * PAIRS * ACTIONS;
-  b.t += row * PAIRS;
-  b.old_loss += row * old;
+  b.action += row * (size_t)p->action_columns;
+  b.eps += row * (size_t)p->noises * ACTIONS;
+  b.t += row * (size_t)p->times;
+  b.old_log_prob += row * f->ratios;
   b.reward += row;
   b.flags += row;
   b.finals = 0;
@@ -376,7 +442,7 @@ static void slices_add_up_to_the_whole(void **state) {
   (void)state;
   static const int cut[] = {0, 1, 44, 44, UNROLLS};
   for (size_t v = 0; v < COUNT_OF(VARIANTS); ++v) {
-    struct fixture f = fixture_of(VARIANTS[v].ratio, VARIANTS[v].supervision, VARIANTS[v].bootstrap);
+    struct fixture f = fixture_of(&VARIANTS[v]);
     fixture_settle(&f);
     float *whole = floats(f.count), *added = floats(f.count), *advantage = normalised(f.advantage);
     float *raw = floats(ROWS), *raw_slices = floats(ROWS);
@@ -404,7 +470,7 @@ static void slices_add_up_to_the_whole(void **state) {
 
 static void gradient_and_sums_are_added_to(void **state) {
   (void)state;
-  struct fixture f = fixture_of(RATIO_AVERAGED, SUPERVISION_EPS, true);
+  struct fixture f = fixture_of(&VARIANTS[BOOTSTRAPPING]);
   fixture_settle(&f);
   float *once = floats(f.count), *more = floats(f.count), *advantage = normalised(f.advantage);
   double sums[OBJECTIVE_SUMS] = {0}, more_sums[OBJECTIVE_SUMS];
@@ -421,7 +487,7 @@ static void gradient_and_sums_are_added_to(void **state) {
 // total_actions divides the gradient and nothing else: it is that of the whole minibatch, not of the slice.
 static void total_actions_divides_the_gradient(void **state) {
   (void)state;
-  struct fixture f = fixture_of(RATIO_PER_SAMPLE, SUPERVISION_EPS, false);
+  struct fixture f = fixture_of(&VARIANTS[PER_SAMPLE]);
   fixture_settle(&f);
   float *one = floats(f.count), *four = floats(f.count), *advantage = normalised(f.advantage), *raw = floats(ROWS);
   double sums[OBJECTIVE_SUMS] = {0}, same[OBJECTIVE_SUMS] = {0}, *want = doubles(f.count);
@@ -435,21 +501,13 @@ static void total_actions_divides_the_gradient(void **state) {
   fixture_free(&f);
 }
 
-// The first step after acting: old losses are the new ones, every ratio is 1, nothing is clipped.
+// The first step after acting: old log-probabilities are the new ones, every ratio is 1, nothing is clipped.
 static void ratio_is_one_where_the_policy_has_not_moved(void **state) {
   (void)state;
   for (size_t v = 0; v < COUNT_OF(VARIANTS); v += 2) {
-    struct fixture f = fixture_of(VARIANTS[v].ratio, VARIANTS[v].supervision, VARIANTS[v].bootstrap);
+    struct fixture f = fixture_of(&VARIANTS[v]);
     fixture_settle(&f);
-    for (size_t i = 0; i < ROWS; ++i) {
-      double sum = 0;
-      for (size_t m = 0; m < PAIRS; ++m) {
-        const double loss = naive_pair(&f, f.exact, i, m);
-        f.old_each[i * PAIRS + m] = (float)loss;
-        sum += loss;
-      }
-      f.old_mean[i] = (float)(sum / PAIRS);
-    }
+    set_old(&f, 0, 0, NULL);
     float *gradient = floats(f.count), *advantage = normalised(f.advantage);
     double sums[OBJECTIVE_SUMS] = {0}, want = 0;
     whole_objective(&f, advantage, gradient, sums);
@@ -468,19 +526,14 @@ static void clipped_ratios_carry_no_gradient(void **state) {
   (void)state;
   for (int sign = -1; sign <= 1; sign += 2)
     for (int per_sample = 0; per_sample < 2; ++per_sample) {
-      struct fixture f = fixture_of(per_sample ? RATIO_PER_SAMPLE : RATIO_AVERAGED, SUPERVISION_EPS, false);
+      struct fixture f = fixture_of(&VARIANTS[per_sample ? PER_SAMPLE : DEFAULT]);
       fixture_settle(&f);
       f.config.objective.log_ratio_clip = 3;
       float *gradient = floats(f.count), *advantage = floats(ROWS);
       double sums[OBJECTIVE_SUMS] = {0};
       for (size_t i = 0; i < ROWS; ++i) advantage[i] = (float)sign;
       // Ratios of e^±1: too large for a good action, too small for a bad one.
-      for (size_t i = 0; i < ROWS * PAIRS; ++i)
-        f.old_each[i] = (float)(naive_pair(&f, f.exact, i / PAIRS, i % PAIRS) + sign);
-      for (size_t i = 0; i < ROWS; ++i) {
-        f.old_mean[i] = 0;
-        for (size_t m = 0; m < PAIRS; ++m) f.old_mean[i] += f.old_each[i * PAIRS + m] / PAIRS;
-      }
+      set_old(&f, 0, -sign, NULL);
       objective_policy(&f.objective, f.parameters, &f.batch, ROWS, advantage, f.workspace, gradient, sums);
       assert_true(sums[SUM_CLIPPED] == ratios_of(&f));
       for (size_t i = 0; i < f.count; ++i) assert_true(gradient[i] == 0);
