@@ -15,7 +15,6 @@ from pathlib import Path
 # First: goes on under Debian's Python where this one lacks the packages.
 from plot import COLOURS, Parser, PlotError, np, plt, save
 from matplotlib.colors import ListedColormap
-from matplotlib.colors import ListedColormap
 
 NOWHERE = "#8d949c"  # walks that died or ran out of steps
 CELLS = {".": "#ffffff", "#": "#3c4248", "G": "#ccead4", "X": "#f3c6c2"}
