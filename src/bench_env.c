@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "actor/task.h"
 #include "bench.h"
@@ -128,15 +129,23 @@ static void env_bench_free(struct env_bench *b) {
   free(b->obs);
 }
 
-// Environment steps/s and their ratio to the physics alone, on a number of threads.
+// Environment steps/s, CPU seconds of a step, and the ratio to the physics alone, on a number of threads.
 struct env_rates {
-  double rate[BENCH_ROUNDS], physics[BENCH_ROUNDS], ratio[BENCH_ROUNDS]; // physics: mj_step/s
+  double rate[BENCH_ROUNDS], cpu[BENCH_ROUNDS], physics[BENCH_ROUNDS], ratio[BENCH_ROUNDS]; // physics: mj_step/s
 };
+
+// Of all threads; other work on the machine hardly changes it.
+static double cpu_seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 static void env_round(struct env_bench *b, int threads, int round, struct env_rates *r) {
   const double steps = (double)b->envs * (double)b->steps;
   memcpy(b->start, b->row, b->envs * b->row_size * sizeof *b->row);
-  const double all = run_pass(b, threads, step_shard);
+  const double cpu = cpu_seconds(), all = run_pass(b, threads, step_shard);
+  r->cpu[round] = (cpu_seconds() - cpu) / steps;
   const double bare = b->task->model != NULL ? run_pass(b, threads, bare_shard) : NAN;
   b->step += b->steps;
   r->rate[round] = steps / all;
@@ -169,6 +178,7 @@ static void print_env(const struct env_bench *b, struct env_rates *all, struct e
             "{\"task\": \"%s\", \"envs\": %zu, \"shards\": %d, \"threads\": %d, \"substeps\": %d, \"physics_dt\": %g",
             b->task->kind->name, b->envs, b->sizes.shards, b->threads, b->task->substeps, b->task->kind->physics_dt);
     print_number("env_steps_per_second", rate, out);
+    print_number("cpu_seconds_per_env_step", bench_median(all->cpu), out);
     print_number("bare_physics_steps_per_second", physics, out);
     print_number("ratio", ratio, out);
     print_number("one_core_env_steps_per_second", one_rate, out);

@@ -6,35 +6,19 @@ action, and how samples at the start cell move over flow time.
 
 The numbers come from `flowrank eval RUN --field`; nothing is computed again here.
 """
-import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-try:
-    import matplotlib
+# First: goes on under Debian's Python where this one lacks the packages.
+from plot import COLOURS, Parser, PlotError, np, plt, save
+from matplotlib.colors import ListedColormap
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import numpy as np
-    from matplotlib.colors import ListedColormap
-except ImportError as missing:
-    DEBIAN_PYTHON = "/usr/bin/python3"  # has Debian's packages, also where another python3 comes first on the PATH
-    if os.path.exists(DEBIAN_PYTHON) and sys.executable != DEBIAN_PYTHON:
-        os.execv(DEBIAN_PYTHON, [DEBIAN_PYTHON, *sys.argv])
-    sys.exit(f"gridworld.py: {missing.name} is missing (Debian packages python3-matplotlib, python3-numpy)")
-
-GOALS = ["#2563a8", "#d1661d", "#2b8a4b", "#7553a6"]
 NOWHERE = "#8d949c"  # walks that died or ran out of steps
 CELLS = {".": "#ffffff", "#": "#3c4248", "G": "#ccead4", "X": "#f3c6c2"}
 ARROW = 0.42  # cells that a full action is long
-
-
-def fail(text):
-    sys.exit(f"gridworld.py: {text}")
 
 
 def field_of(flowrank, run):
@@ -44,9 +28,9 @@ def field_of(flowrank, run):
         try:
             done = subprocess.run([flowrank, "eval", run, "--field", path], capture_output=True, text=True, check=False)
         except OSError as fault:
-            fail(f"{flowrank}: {fault.strerror}; build flowrank, or name it by --flowrank")
+            raise PlotError(f"{flowrank}: {fault.strerror}; build flowrank, or name it by --flowrank") from None
         if done.returncode != 0:
-            fail(done.stderr.strip().removeprefix("flowrank: ") or f"{flowrank} ended with {done.returncode}")
+            raise PlotError(done.stderr.strip().removeprefix("flowrank: ") or f"{flowrank} ended with {done.returncode}")
         return json.loads(path.read_text())
 
 
@@ -59,7 +43,7 @@ def draw_cells(axis, field):
 
 
 def colour(end):
-    return NOWHERE if end < 0 else GOALS[end % len(GOALS)]
+    return NOWHERE if end < 0 else COLOURS[end % len(COLOURS)]
 
 
 def draw_field(axis, field, title):
@@ -84,7 +68,7 @@ def draw_denoising(axis, field):
     threshold = np.arctanh(0.5)  # beyond it the environment takes a step
     for path in paths:
         end = path[-1, 1]
-        way = GOALS[1] if end > threshold else GOALS[0] if end < -threshold else NOWHERE
+        way = COLOURS[1] if end > threshold else COLOURS[0] if end < -threshold else NOWHERE
         axis.plot(time, path[:, 1], color=way, linewidth=0.6, alpha=0.5)
     axis.axhspan(-threshold, threshold, color="#eef0f2", zorder=0)
     axis.set_xlim(1, 0)
@@ -92,25 +76,28 @@ def draw_denoising(axis, field):
     axis.set_title("vertical part of samples at +", fontsize=9)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("-o", "--output", required=True, help="picture to write (.png, .svg, .pdf)")
-    parser.add_argument("--flowrank", default=Path(__file__).resolve().parents[1] / "build" / "flowrank",
-                        help="the program (default: build/flowrank)")
-    arguments = parser.parse_args()
-    fields = [field_of(arguments.flowrank, run) for run in arguments.runs]
-    figure, axes = plt.subplots(len(fields), 2, figsize=(11, 5.6 * len(fields)), squeeze=False,
+def draw(runs, fields):
+    figure, axes = plt.subplots(len(fields), 2, figsize=(9, 4.6 * len(fields)), squeeze=False,
                                 gridspec_kw={"width_ratios": [1.15, 1]}, layout="constrained")
-    for row, run, field in zip(axes, arguments.runs, fields):
+    for row, run, field in zip(axes, runs, fields):
         draw_field(row[0], field, f"{Path(run).resolve().name}: {field['task']}")
         draw_denoising(row[1], field)
-    try:
-        figure.savefig(arguments.output, dpi=100)
-    except (OSError, ValueError) as fault:
-        fail(f"{arguments.output}: {fault}")
-    print(arguments.output)
+    return figure
+
+
+def main():
+    parser = Parser(prog="gridworld.py", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: .png, .svg or .pdf")
+    parser.add_argument("--flowrank", default=Path(__file__).resolve().parents[1] / "build" / "flowrank",
+                        help="the program (default: build/flowrank)")
+    options = parser.parse_args()
+    save(draw(options.runs, [field_of(options.flowrank, run) for run in options.runs]), options.output)
+    print(options.output)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PlotError as fault:
+        sys.exit(f"gridworld.py: {fault}")

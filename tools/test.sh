@@ -4,7 +4,7 @@
 #   tools/test.sh [--fast | --slow | --slurm]     --fast: formatting and the gcc build's tests only
 #                                                 --slow: the tests labelled slow as well
 #                                                 --slurm: only those labelled slurm: batch jobs on a SLURM that they bring
-#                                                 up, as root, in namespaces of this machine; about 7 minutes
+#                                                 up, as root, in namespaces of this machine; about 6 minutes
 # Every stage runs even when one before it failed; exit code 1 when any did.
 set -euo pipefail
 # shellcheck source=tools/setup.sh

@@ -54,7 +54,8 @@ struct task_kind {
 
 struct task {
   const struct task_kind *kind;
-  mjModel *model; // null without physics
+  mjModel *model;       // null without physics
+  mjModel *inner_model; // for all physics steps of a control step but the last: the same physics, nothing to look at
   int substeps;
   int obs_dim, action_dim;
   int64_t episode_length; // control steps

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 import zipfile
@@ -186,6 +187,20 @@ class Samplers(Drawing):
                            ("other.json", "no 'steps'")):
             with self.subTest(name=name):
                 self.assert_one_line_error(self.draw(self.path(name), "-o", self.path("a.png")), 1, name, word)
+
+
+class Peers(Tools):
+    def test_what_has_no_peer_is_told_in_one_line(self):
+        program = self.path("absent")
+        for code, arguments, words in [
+            (2, ["CheetahRunn"], ["'CheetahRunn'", "CheetahRun"]),
+            (2, ["--threads", "0"], ["--threads"]),
+            (2, ["--rounds", "x"], ["--rounds"]),
+            (1, ["--flowrank", program], [program, "build it"]),
+        ]:
+            with self.subTest(arguments=arguments):
+                result = self.run_command([sys.executable, "-B", os.path.join(SOURCE, "tools", "bench_peers.py"), *arguments])
+                self.assert_one_line_error(result, code, *words)
 
 
 if __name__ == "__main__":

@@ -307,6 +307,43 @@ static void a_saved_environment_goes_on_bitwise(void **unused) {
   }
 }
 
+// What the inner physics steps leave out has no effect: with the whole model in each of them come the same bits.
+static void inner_physics_steps_change_no_bit(void **unused) {
+  (void)unused;
+  for (int k = 0; k < task_count(); ++k) {
+    struct task *task = open_task(task_kind_at(k)->name), whole = *task;
+    whole.inner_model = whole.model;
+    const struct task *const tasks[2] = {task, &whole};
+    double *state[2];
+    float *obs[2], reward[2], action[256];
+    bool terminated, broken;
+    for (int i = 0; i < 2; ++i) {
+      struct task_worker w;
+      assert_null(task_worker_init(task, &w));
+      state[i] = calloc(task->state_size, sizeof **state);
+      obs[i] = calloc((size_t)task->obs_dim, sizeof **obs);
+      reward[i] = 0;
+      task_reset(tasks[i], &w, rng_stream(5, RNG_RESET, 0, 0), state[i], obs[i]);
+      for (uint32_t step = 0; step < 100; ++step) {
+        float one;
+        rng_uniform(rng_stream(5, RNG_BENCH, 0, step), (size_t)task->action_dim, action);
+        for (int a = 0; a < task->action_dim; ++a) action[a] = 2 * action[a] - 1;
+        task_step(tasks[i], &w, action, state[i], obs[i], &one, &terminated, &broken);
+        reward[i] += one;
+      }
+      task_worker_free(&w);
+    }
+    assert_memory_equal(state[0], state[1], task->state_size * sizeof **state);
+    assert_memory_equal(obs[0], obs[1], (size_t)task->obs_dim * sizeof **obs);
+    assert_memory_equal(&reward[0], &reward[1], sizeof *reward);
+    for (int i = 0; i < 2; ++i) {
+      free(state[i]);
+      free(obs[i]);
+    }
+    task_close(task);
+  }
+}
+
 // At reset, kinematics has not seen the moved target yet: the first observation holds the model's own.
 static void a_moved_target_is_seen_from_the_first_step_on(void **unused) {
   (void)unused;
@@ -416,6 +453,7 @@ int main(void) {
       cmocka_unit_test(states_and_steps_match_the_reference),
       cmocka_unit_test(resets_are_distributed_like_the_reference),
       cmocka_unit_test(a_saved_environment_goes_on_bitwise),
+      cmocka_unit_test(inner_physics_steps_change_no_bit),
       cmocka_unit_test(a_moved_target_is_seen_from_the_first_step_on),
       cmocka_unit_test(a_model_that_does_not_fit_is_refused_by_name),
       cmocka_unit_test(physics_that_is_not_a_number_ends_the_episode),

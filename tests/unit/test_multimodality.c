@@ -29,8 +29,8 @@ static void must(struct error *e) {
 static void set_up(struct fixture *f, const char *task, float u_x, float u_y) {
   char name[256];
   snprintf(name, sizeof name, "task.name=%s", task);
-  const char *const sets[] = {name, "policy.output_scale=1", "rollout.normalizer=none"};
-  must(config_parse("test", "seed: 3\n", 3, sets, &f->config));
+  const char *const sets[] = {name, "policy.output_scale=1", "policy.flow_steps=1", "rollout.normalizer=none"};
+  must(config_parse("test", "seed: 3\n", 4, sets, &f->config));
   must(task_open(task, 0, NULL, &f->task));
   policy_layout(&f->policy, &f->config, f->task->obs_dim, f->task->action_dim, 0);
   must(normalizer_init(&f->normalizer, NORMALIZER_NONE, f->task->obs_dim));
