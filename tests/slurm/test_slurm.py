@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))
 
 import rig
-from harness import BINARY, DONE, SOURCE, STOPPED, TINY, USAGE, Case, checkpoints, metrics, yaml_text
+from harness import BINARY, SOURCE, TINY, USAGE, Case, yaml_text
 from rig import wait_until
 
 NODES = 3
@@ -68,8 +68,9 @@ class Slurm(Case):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PRTE_", "OMP_", "TMPDIR", "SLURM_CPUS"))}
         clean.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_pml="ob1", FLOWRANK=str(BINARY),
                      OMP_WAIT_POLICY="passive", **(env or {}))  # fmt: skip
-        job = rig.run(*user, "sbatch", "--parsable", f"--output={self.folder}/{'%A_%a' if script == 'sweep' else '%j'}.log", *options,
-                      SCRIPTS / f"{script}.sbatch", *rest, cwd=SOURCE, env=clean).strip()  # fmt: skip
+        log = self.folder / ("%A_%a.log" if script == "sweep" else "%j.log")
+        job = rig.run(*user, "sbatch", "--parsable", f"--output={log}", *options, SCRIPTS / f"{script}.sbatch", *rest,
+                      cwd=SOURCE, env=clean).strip()  # fmt: skip
         self.jobs.append(job)
         return job
 
@@ -84,7 +85,8 @@ class Slurm(Case):
 
     def log(self, job):
         """A job's log, or those of an array's elements."""
-        return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"{job}*.log")))
+        paths = [*self.folder.glob(f"{job}.log"), *sorted(self.folder.glob(f"{job}_*.log"))]
+        return "".join(path.read_text(errors="replace") for path in paths)
 
     def show(self, job):
         """What SLURM knows of a job."""
@@ -137,6 +139,12 @@ class Slurm(Case):
                 os.kill(pid, signal.SIGCONT)
             except ProcessLookupError:
                 pass
+
+    def cancel(self, job):
+        """Until nothing of it runs any more."""
+        rig.run("scancel", job)
+        self.wait_for_state(job, "CANCELLED")
+        wait_until(lambda: not rig.run("squeue", "-h"), "an empty queue")
 
     # --- expectations ---
 
@@ -218,9 +226,7 @@ class Slurm(Case):
         config = self.config()
         job = self.submit_run("--nodes=2", config=config)
         self.wait_for_progress(20)
-        rig.run("scancel", job)
-        shown = self.wait_for_state(job, "CANCELLED")
-        wait_until(lambda: not rig.run("squeue", "-h"), "an empty queue")
+        self.cancel(job)
         self.assertEqual(self.show(job)["Restarts"], "0", self.log(job))
         reached = self.info(self.run_folder)["iteration"]
         self.assertGreater(reached, 9)
@@ -273,8 +279,7 @@ class Slurm(Case):
         for nodes, reach in ((3, ITERATIONS // 4), (1, ITERATIONS // 2)):
             job = self.submit_run(f"--nodes={nodes}", config=config)
             self.wait_for_progress(reach)
-            rig.run("scancel", job)
-            self.wait_for_state(job, "CANCELLED")
+            self.cancel(job)
         self.assert_complete(self.submit_run("--nodes=2", config=config))
         self.assertEqual(self.launches(), [self.fits(3), self.fits(1), self.fits(2)])
 
