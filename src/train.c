@@ -18,6 +18,7 @@
 #include "common/checkpoint.h"
 #include "common/clock.h"
 #include "common/metrics.h"
+#include "common/run_lock.h"
 #include "common/text.h"
 #include "learner/update.h"
 #include "version.h"
@@ -45,6 +46,7 @@ struct run {
   struct learner *learner;           // null on ranks that do not learn
 
   // rank 0 only
+  struct run_lock *lock;
   unsigned char **tail; // [shards]: where a shard's report and states arrive
   unsigned char *tail_memory;
   double *env_state; // [envs, state_size] at the end of the newest complete iteration
@@ -111,6 +113,7 @@ static struct error *read_config(struct run *r, struct checkpoint *c, bool *foun
   if (o->config == NULL && stat(o->run, &status) == 0 && S_ISREG(status.st_mode))
     return error_new(EXIT_CODE_USAGE, "%s is a file: name the run folder as well, by --run DIR", o->run);
   TRY(checkpoint_folder(r, folder));
+  TRY(run_lock_look(o->run));
   struct error *e = checkpoint_load_latest(folder, c, found, &path, metrics_warn, NULL);
   free(path);
   if (e != NULL) return e;
@@ -267,6 +270,7 @@ static struct error *save(struct run *r, bool best) {
   char folder[PATH_BYTES];
   struct tensor_name names[4 * MLP_MAX_LAYERS];
   TRY(checkpoint_folder(r, folder));
+  TRY(run_lock_check(r->lock));
   const struct checkpoint c = snapshot(r, names);
   return checkpoint_write(folder, &c, r->config.checkpoint.keep, best);
 }
@@ -532,6 +536,7 @@ static struct error *open_run_folder(struct run *r, const char *recent) {
   char folder[PATH_BYTES];
   TRY(checkpoint_folder(r, folder));
   TRY(make_folder(folder));
+  TRY(run_lock_take(r->options->run, &r->lock));
   checkpoint_sweep(folder);
   TRY(describe_launch(r));
   r->metrics_open = true;
@@ -575,6 +580,7 @@ static void free_run(struct run *r) {
   for (int t = 0; r->evaluator != NULL && t < r->threads; ++t) evaluate_worker_free(&r->evaluator[t]);
   for (int s = 0; r->trajectory != NULL && s < r->sizes.shards; ++s) trajectory_free(&r->trajectory[s]);
   if (r->metrics_open) metrics_close(&r->metrics);
+  run_lock_release(r->lock);
   learned_free(&r->learned);
   placement_free(&r->placement);
   task_close(r->task);
