@@ -24,6 +24,7 @@
 #include "version.h"
 
 enum { PATH_BYTES = 4096 };
+enum { WARNING_SECONDS = 60 }; // between two warnings of one kind
 
 // Everything that one rank holds.
 struct run {
@@ -52,6 +53,9 @@ struct run {
   double *env_state; // [envs, state_size] at the end of the newest complete iteration
   struct metrics metrics;
   bool metrics_open;
+  bool unsaved;        // the newest checkpoint that was due could not be written
+  bool metrics_behind; // metrics.jsonl could not be written, and this has been said
+  double last_warning; // that a checkpoint could not be written
 
   int64_t iteration; // iterations completed
   int64_t episodes;
@@ -270,7 +274,6 @@ static struct error *save(struct run *r, bool best) {
   char folder[PATH_BYTES];
   struct tensor_name names[4 * MLP_MAX_LAYERS];
   TRY(checkpoint_folder(r, folder));
-  TRY(run_lock_check(r->lock));
   const struct checkpoint c = snapshot(r, names);
   return checkpoint_write(folder, &c, r->config.checkpoint.keep, best);
 }
@@ -432,6 +435,36 @@ static enum stop decide(const struct run *r, int asked) {
   return STOP_NOT;
 }
 
+static void warn(struct run *r, const char *text, const char *consequence) {
+  char line[PATH_BYTES + 512];
+  snprintf(line, sizeof line, "%s; %s", text, consequence);
+  metrics_end_bar(&r->metrics);
+  metrics_warn(NULL, line);
+}
+
+// A full disk takes no metrics for a while: said once, mended when there is room. The checkpoint holds the newest lines.
+static void take_metrics_error(struct run *r, struct error *e) {
+  if (e != NULL && !r->metrics_behind) warn(r, e->text, "training goes on");
+  r->metrics_behind = e != NULL;
+  error_free(e);
+}
+
+// A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5
+// stays the older one until a better policy comes). The last one may not, as the exit code promises it.
+static struct error *save_due(struct run *r, bool best, bool last) {
+  TRY(run_lock_check(r->lock));
+  struct error *e = save(r, best);
+  const bool told = r->unsaved && clock_seconds() - r->last_warning < WARNING_SECONDS;
+  r->unsaved = e != NULL;
+  if (e == NULL || last) return e;
+  if (!told) {
+    warn(r, e->text, "training goes on, and tries again after each iteration");
+    r->last_warning = clock_seconds();
+  }
+  error_free(e);
+  return NULL;
+}
+
 // Rank 0, after an iteration: metrics line, best return, checkpoint when due.
 static struct error *record(struct run *r, struct metrics_line *line, const struct update_report *u, enum stop stop,
                             double started) {
@@ -455,9 +488,9 @@ static struct error *record(struct run *r, struct metrics_line *line, const stru
   line->ratio_mean = u->ratio_mean, line->ratio_std = u->ratio_std, line->value_mean = u->value_mean;
   line->clipped_fraction = u->clipped_fraction, line->grad_norm = u->grad_norm;
   line->other_seconds = r->last_iteration_seconds - line->act_seconds - line->wire_seconds - line->learn_seconds;
-  TRY(metrics_append(&r->metrics, line));
-  if (stop == STOP_NOT && !best && r->iteration % r->config.checkpoint.every != 0) return NULL;
-  return save(r, best);
+  take_metrics_error(r, metrics_append(&r->metrics, line));
+  const bool due = stop != STOP_NOT || best || r->unsaved || r->iteration % r->config.checkpoint.every == 0;
+  return due ? save_due(r, best, stop != STOP_NOT) : NULL;
 }
 
 static struct error *iterate(struct run *r, enum stop *stop) {
