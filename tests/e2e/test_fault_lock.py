@@ -105,6 +105,18 @@ class Lock(Case):
         self.check_refused(*self.locked(lock_text(job="17"), age=STALE - 60), "host elsewhere", "job 17")
         self.check_taken_over(*self.locked(lock_text(job="17"), age=STALE + 1))
 
+    def test_the_holders_heart_beats_in_an_iteration_of_minutes(self):
+        config, run = self.config({"optimizer.epochs": 10000, "rollout.unroll_length": 100,
+                                   "objective.mc_samples": 64}), self.new_path("run")
+        self.start("train", config, "--run", run, ranks=2)
+        lock, until = run / "run.lock", time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists():
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.01)
+        os.utime(lock, (1000, 1000))
+        time.sleep(15)
+        self.assertLess(time.time() - lock.stat().st_mtime, 15)
+
     def test_an_earlier_start_of_the_same_slurm_job_is_dead(self):
         again = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"}
         config, run = self.locked(lock_text(job="17"))
