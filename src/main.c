@@ -17,6 +17,8 @@
 
 enum { MAX_SETS = 256 };
 
+enum { DEFAULT_GRACE = 20 }; // seconds
+
 // What the options of all commands add up to; each command allows a subset.
 struct arguments {
   const char *run;
@@ -26,6 +28,7 @@ struct arguments {
   struct eval_options eval;
   int start[2]; // eval's
   int64_t max_iterations, obs_dim, action_dim;
+  int64_t grace;
   double max_wall;
   bool fresh, json, reference, help;
   int operand_count;
@@ -37,6 +40,7 @@ enum option_code {
   OPTION_SET,
   OPTION_MAX_WALL,
   OPTION_MAX_ITERATIONS,
+  OPTION_GRACE,
   OPTION_FRESH,
   OPTION_EPISODES,
   OPTION_STEPS,
@@ -136,6 +140,8 @@ static struct error *take_option(struct arguments *a, int option, const char *va
   case OPTION_RUN:
     a->run = value;
     return *value != '\0' ? NULL : usage("--run '%s' is not a folder's name", value);
+  case OPTION_GRACE:
+    return read_count("grace", value, 0, &a->grace);
   case OPTION_MAX_WALL:
     return read_duration(value, &a->max_wall);
   case OPTION_MAX_ITERATIONS:
@@ -202,7 +208,7 @@ static const char *faulty_argument(int argc, char **argv) {
 }
 
 static struct error *parse(const struct command *c, int argc, char **argv, struct arguments *a) {
-  *a = (struct arguments){.eval = {.seed = -1, .noise = -1}};
+  *a = (struct arguments){.grace = DEFAULT_GRACE, .eval = {.seed = -1, .noise = -1}};
   optind = 1;
   opterr = 0;
   for (int option; (option = getopt_long(argc, argv, ":h", c->options, NULL)) != -1;) {
@@ -316,6 +322,7 @@ static struct error *train_options(const struct arguments *a, struct train_optio
                               .sets = a->sets,
                               .max_wall_seconds = a->max_wall,
                               .max_iterations = a->max_iterations,
+                              .grace = (double)a->grace,
                               .fresh = a->fresh,
                               .command_line = a->command_line};
   if (o->run != NULL) return NULL;
@@ -360,6 +367,7 @@ static const struct option TRAIN_OPTIONS[] = {TAKES("run", OPTION_RUN),
                                               TAKES("set", OPTION_SET),
                                               TAKES("max-wall", OPTION_MAX_WALL),
                                               TAKES("max-iterations", OPTION_MAX_ITERATIONS),
+                                              TAKES("grace", OPTION_GRACE),
                                               FLAG("fresh", OPTION_FRESH),
                                               HELP,
                                               END};
@@ -386,15 +394,19 @@ static const struct option BENCH_OPTIONS[] = {TAKES("set", OPTION_SET),
 
 static const struct command COMMANDS[] = {
     {"train",
-     "train CONFIG --run DIR | train DIR  [--set key=value]... [--max-wall HH:MM:SS] [--max-iterations N] [--fresh]",
+     "train CONFIG --run DIR | train DIR  [--set key=value]... [--max-wall HH:MM:SS] [--max-iterations N]\n"
+     "                     [--grace SECONDS] [--fresh]",
      "Trains; goes on from the newest checkpoint where DIR holds one. Also under mpirun or srun.\n"
      "  --run DIR             run folder (made when missing)\n"
      "  --set key=value       overrides a setting, may be repeated\n"
      "  --max-wall HH:MM:SS   stops early, with a checkpoint, before this wall time is over\n"
      "  --max-iterations N    stops early after N iterations of this launch\n"
+     "  --grace SECONDS       from a signal to the end (default 20)\n"
      "  --fresh               refuses a run folder that is in use\n"
      "Exit code: 0 training complete, 75 stopped early (the same line goes on), 2 usage or config, 1 anything else.\n"
-     "SIGTERM, SIGUSR1 and SIGINT stop after the iteration; a second SIGINT at once.\n",
+     "SIGTERM, SIGUSR1 and SIGINT stop after the iteration, or within the grace: what is left of an iteration that "
+     "takes\n"
+     "longer is dropped, and done again when the run goes on. A second SIGINT stops at once.\n",
      1, 1, true, TRAIN_OPTIONS, run_train},
     {"eval",
      "eval RUN|CHECKPOINT [--episodes N] [--sampler LIST] [--steps LIST] [--noise 0|1] [--seed S]\n"

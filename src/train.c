@@ -7,6 +7,7 @@
 #include <omp.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,12 +18,16 @@
 #include "actor/rollout.h"
 #include "common/checkpoint.h"
 #include "common/clock.h"
+#include "common/interrupt.h"
 #include "common/metrics.h"
+#include "common/run_lock.h"
 #include "common/text.h"
 #include "learner/update.h"
 #include "version.h"
 
 enum { PATH_BYTES = 4096 };
+enum { DROPPED = 1 << 20 };    // above all signals
+enum { WARNING_SECONDS = 60 }; // between two warnings of one kind
 
 // Everything that one rank holds.
 struct run {
@@ -45,11 +50,27 @@ struct run {
   struct learner *learner;           // null on ranks that do not learn
 
   // rank 0 only
+  struct run_lock *lock;
   unsigned char **tail; // [shards]: where a shard's report and states arrive
   unsigned char *tail_memory;
   double *env_state; // [envs, state_size] at the end of the newest complete iteration
   struct metrics metrics;
   bool metrics_open;
+  bool unsaved;        // the newest checkpoint that was due could not be written
+  bool metrics_behind; // metrics.jsonl could not be written, and this has been said
+  double last_warning; // that a checkpoint could not be written
+  float *kept;         // what is learned, at the start of the running iteration: [3·parameters]
+  double *kept_moments;
+  int64_t kept_adam_step;
+  int64_t saved;      // iteration of the newest checkpoint on disk; -1: none
+  bool signalled;     // another rank has got a signal
+  double signal_time; // when rank 0 knew of one; 0: it does not
+
+  int64_t running;         // the iteration that is being done; -1: none
+  double running_since;    // its start
+  _Atomic int64_t dropped; // the newest iteration that rank 0 has given up
+  _Atomic double next_look;
+  bool told; // rank 0, of this rank's signal
 
   int64_t iteration; // iterations completed
   int64_t episodes;
@@ -85,6 +106,66 @@ int train_threads(const struct config *config, int ranks_on_node) {
   return allowed / ranks_on_node > 0 ? allowed / ranks_on_node : 1;
 }
 
+// --- A signal that comes in a long iteration ---
+//
+// Any rank tells rank 0 of its signal, by a note. Rank 0 knows how long an iteration takes: when the running one does not
+// fit into the grace, it gives it up and tells all ranks, by a note. These leave out the work that is left, but none of
+// the messages, so that the iteration ends as any other; at its end all ranks agree on whether it was complete.
+
+static const double grace_for_work = 0.75; // the rest is for the checkpoint
+
+static void give_up(struct run *r) {
+  atomic_store(&r->dropped, r->running);
+  for (int to = 1; to < comm_size(r->comm); ++to) error_free(comm_note_send(r->comm, to, r->running));
+}
+
+static void look_on_rank_0(struct run *r, double now) {
+  int64_t note;
+  while (comm_note_receive(r->comm, &note)) r->signalled = true;
+  if ((!signal_received && !r->signalled) || atomic_load(&r->dropped) == r->running) return;
+  if (r->signal_time == 0) r->signal_time = now;
+  const double left = fmax(0, r->running_since + r->last_iteration_seconds - now); // 0 in the first: it may yet end
+  if (now + left > r->signal_time + grace_for_work * r->options->grace) give_up(r);
+}
+
+static void look(struct run *r, double now) {
+  int64_t note;
+  if (comm_rank(r->comm) == 0) {
+    look_on_rank_0(r, now);
+    return;
+  }
+  if (signal_received && !r->told) error_free(comm_note_send(r->comm, 0, signal_received));
+  r->told = signal_received != 0;
+  while (comm_note_receive(r->comm, &note)) atomic_store(&r->dropped, note);
+}
+
+// Whether the running iteration is given up. From any thread; an `interrupt`.
+static bool is_dropped(void *run) {
+  struct run *r = run;
+  const double now = clock_seconds(), pause = 0.002;
+  if (r->running < 0) return false;
+  if (atomic_load(&r->dropped) != r->running && now >= atomic_load(&r->next_look)) {
+    atomic_store(&r->next_look, now + pause);
+#pragma omp critical(send_shard)
+    look(r, now);
+  }
+  return atomic_load(&r->dropped) == r->running;
+}
+
+static void keep_learned(struct run *r) {
+  const struct learned *l = &r->learned;
+  memcpy(r->kept, l->parameters, 3 * l->count * sizeof(float)); // with Adam's moments
+  memcpy(r->kept_moments, l->normalizer.moments, moments_size(r->task->obs_dim) * sizeof(double));
+  r->kept_adam_step = l->adam_step;
+}
+
+static void return_to_kept(struct run *r) {
+  struct learned *l = &r->learned;
+  memcpy(l->parameters, r->kept, 3 * l->count * sizeof(float));
+  memcpy(l->normalizer.moments, r->kept_moments, moments_size(r->task->obs_dim) * sizeof(double));
+  l->adam_step = r->kept_adam_step;
+}
+
 // --- Start: rank 0 reads, all ranks build ---
 
 static struct error *checkpoint_folder(const struct run *r, char path[PATH_BYTES]) {
@@ -111,6 +192,7 @@ static struct error *read_config(struct run *r, struct checkpoint *c, bool *foun
   if (o->config == NULL && stat(o->run, &status) == 0 && S_ISREG(status.st_mode))
     return error_new(EXIT_CODE_USAGE, "%s is a file: name the run folder as well, by --run DIR", o->run);
   TRY(checkpoint_folder(r, folder));
+  TRY(run_lock_look(o->run));
   struct error *e = checkpoint_load_latest(folder, c, found, &path, metrics_warn, NULL);
   free(path);
   if (e != NULL) return e;
@@ -150,7 +232,10 @@ static struct error *init_trajectories(struct run *r) {
   r->tail = calloc(shards, sizeof *r->tail);
   r->tail_memory = malloc(shards * tail);
   r->env_state = calloc((size_t)r->config.rollout.envs * r->layout.state_size, sizeof *r->env_state);
-  if (!r->tail || !r->tail_memory || !r->env_state) return error_no_memory("environment states");
+  r->kept = malloc(3 * r->learned.count * sizeof *r->kept);
+  r->kept_moments = malloc(moments_size(r->task->obs_dim) * sizeof *r->kept_moments);
+  if (!r->tail || !r->tail_memory || !r->env_state || !r->kept || !r->kept_moments)
+    return error_no_memory("environment states");
   for (size_t s = 0; s < shards; ++s)
     r->tail[s] =
         r->trajectory[s].memory ? r->trajectory[s].memory + r->layout.learner_bytes : r->tail_memory + s * tail;
@@ -164,7 +249,8 @@ static struct error *init_actor(struct run *r) {
                                 .parameters = r->learned.parameters,
                                 .normalizer = &r->learned.normalizer,
                                 .sizes = r->sizes,
-                                .layout = r->layout};
+                                .layout = r->layout,
+                                .interrupt = {is_dropped, r}};
   if (!placement_is_actor(&r->placement, comm_rank(r->comm))) return NULL;
   r->actor = calloc((size_t)r->threads, sizeof *r->actor);
   if (r->actor == NULL) return error_no_memory("actors");
@@ -172,7 +258,7 @@ static struct error *init_actor(struct run *r) {
   return NULL;
 }
 
-static struct evaluation evaluation_of(const struct run *r) {
+static struct evaluation evaluation_of(struct run *r) {
   const struct config *c = &r->config;
   return (struct evaluation){.task = r->task,
                              .policy = &r->objective.policy,
@@ -180,7 +266,8 @@ static struct evaluation evaluation_of(const struct run *r) {
                              .normalizer = &r->learned.normalizer,
                              .acting = policy_evaluation(c),
                              .episodes = c->eval.episodes,
-                             .episode_length = evaluate_length(r->task, c->eval.episode_length)};
+                             .episode_length = evaluate_length(r->task, c->eval.episode_length),
+                             .interrupt = {is_dropped, r}};
 }
 
 static struct error *init_evaluators(struct run *r) {
@@ -214,7 +301,10 @@ static struct error *build(struct run *r) {
 static struct error *init_learner(struct run *r) {
   TRY(learner_init(&r->learner, &r->objective, &r->sizes, &r->layout, &r->placement, r->comm, r->trajectory,
                    r->threads));
-  if (placement_is_learner(&r->placement, comm_rank(r->comm))) return NULL;
+  if (placement_is_learner(&r->placement, comm_rank(r->comm))) {
+    learner_interrupt(r->learner, (struct interrupt){is_dropped, r});
+    return NULL;
+  }
   learner_free(r->learner);
   r->learner = NULL;
   return NULL;
@@ -268,7 +358,9 @@ static struct error *save(struct run *r, bool best) {
   struct tensor_name names[4 * MLP_MAX_LAYERS];
   TRY(checkpoint_folder(r, folder));
   const struct checkpoint c = snapshot(r, names);
-  return checkpoint_write(folder, &c, r->config.checkpoint.keep, best);
+  TRY(checkpoint_write(folder, &c, r->config.checkpoint.keep, best));
+  r->saved = r->iteration;
+  return NULL;
 }
 
 // Takes over a loaded checkpoint, which must have this build's shapes.
@@ -290,7 +382,7 @@ static struct error *restore(struct run *r, const struct checkpoint *c) {
   memcpy(r->learned.normalizer.mean, c->normalizer_mean, dim);
   memcpy(r->learned.normalizer.m2, c->normalizer_m2, dim);
   memcpy(r->env_state, c->env_state, (size_t)c->envs * (size_t)c->state_size * sizeof(double));
-  r->iteration = c->iteration;
+  r->iteration = r->saved = c->iteration;
   r->episodes = c->episodes;
   r->wall_before = c->wall_seconds;
   r->best_return = c->best_return;
@@ -320,6 +412,20 @@ static struct error *scatter_states(struct run *r) {
     if (me == 0 && actor == 0) memcpy(r->trajectory[s].state, r->env_state + at, bytes);
     else if (me == 0) TRY(comm_send(r->comm, actor, MESSAGE_STATE, s, r->env_state + at, bytes));
     else if (actor == me) TRY(comm_receive(r->comm, 0, MESSAGE_STATE, s, r->trajectory[s].state, bytes));
+  }
+  return comm_wait(r->comm);
+}
+
+// And back: what rank 0 needs when the first iteration of all is dropped.
+static struct error *gather_states(struct run *r) {
+  const int me = comm_rank(r->comm);
+  const size_t doubles = (size_t)r->sizes.envs * r->layout.state_size, bytes = doubles * sizeof(double);
+  for (int s = 0; s < r->sizes.shards; ++s) {
+    const int actor = r->placement.actor_of[s];
+    const size_t at = (size_t)s * doubles;
+    if (me == 0 && actor == 0) memcpy(r->env_state + at, r->trajectory[s].state, bytes);
+    else if (me == 0) TRY(comm_receive(r->comm, actor, MESSAGE_STATE, s, r->env_state + at, bytes));
+    else if (actor == me) TRY(comm_send(r->comm, 0, MESSAGE_STATE, s, r->trajectory[s].state, bytes));
   }
   return comm_wait(r->comm);
 }
@@ -374,14 +480,12 @@ static struct error *collect(struct run *r) {
   return failed ? failed : comm_wait(r->comm);
 }
 
-// Rank 0: reports into the line, states into env_state. Shards in order, so that sums do not depend on placement.
-static void take_tails(struct run *r, struct metrics_line *line) {
-  const size_t doubles = (size_t)r->sizes.envs * r->layout.state_size;
+// Rank 0: reports into the line. Shards in order, so that sums do not depend on placement.
+static void take_reports(const struct run *r, struct metrics_line *line) {
   double return_sum = 0, length_sum = 0;
   for (int s = 0; s < r->sizes.shards; ++s) {
     struct shard_report report;
     memcpy(&report, r->tail[s], sizeof report);
-    memcpy(r->env_state + (size_t)s * doubles, r->tail[s] + sizeof report, doubles * sizeof(double));
     line->episodes += report.episodes;
     line->broken += report.broken;
     return_sum += report.return_sum;
@@ -393,6 +497,13 @@ static void take_tails(struct run *r, struct metrics_line *line) {
   }
   line->episode_return = return_sum / (double)line->episodes; // NaN without episodes
   line->episode_length = length_sum / (double)line->episodes;
+}
+
+// Rank 0, when the iteration is complete: the shards' states into env_state.
+static void take_states(struct run *r) {
+  const size_t doubles = (size_t)r->sizes.envs * r->layout.state_size;
+  for (int s = 0; s < r->sizes.shards; ++s)
+    memcpy(r->env_state + (size_t)s * doubles, r->tail[s] + sizeof(struct shard_report), doubles * sizeof(double));
 }
 
 // All ranks take blocks of evaluation episodes; rank 0 gets the returns.
@@ -428,6 +539,36 @@ static enum stop decide(const struct run *r, int asked) {
   return STOP_NOT;
 }
 
+static void warn(struct run *r, const char *text, const char *consequence) {
+  char line[PATH_BYTES + 512];
+  snprintf(line, sizeof line, "%s; %s", text, consequence);
+  metrics_end_bar(&r->metrics);
+  metrics_warn(NULL, line);
+}
+
+// A full disk takes no metrics for a while: said once, mended when there is room. The checkpoint holds the newest lines.
+static void take_metrics_error(struct run *r, struct error *e) {
+  if (e != NULL && !r->metrics_behind) warn(r, e->text, "training goes on");
+  r->metrics_behind = e != NULL;
+  error_free(e);
+}
+
+// A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5
+// stays the older one until a better policy comes). The last one may not, as the exit code promises it.
+static struct error *save_due(struct run *r, bool best, bool last) {
+  TRY(run_lock_check(r->lock));
+  struct error *e = save(r, best);
+  const bool told = r->unsaved && clock_seconds() - r->last_warning < WARNING_SECONDS;
+  r->unsaved = e != NULL;
+  if (e == NULL || last) return e;
+  if (!told) {
+    warn(r, e->text, "training goes on, and tries again after each iteration");
+    r->last_warning = clock_seconds();
+  }
+  error_free(e);
+  return NULL;
+}
+
 // Rank 0, after an iteration: metrics line, best return, checkpoint when due.
 static struct error *record(struct run *r, struct metrics_line *line, const struct update_report *u, enum stop stop,
                             double started) {
@@ -451,19 +592,33 @@ static struct error *record(struct run *r, struct metrics_line *line, const stru
   line->ratio_mean = u->ratio_mean, line->ratio_std = u->ratio_std, line->value_mean = u->value_mean;
   line->clipped_fraction = u->clipped_fraction, line->grad_norm = u->grad_norm;
   line->other_seconds = r->last_iteration_seconds - line->act_seconds - line->wire_seconds - line->learn_seconds;
-  TRY(metrics_append(&r->metrics, line));
-  if (stop == STOP_NOT && !best && r->iteration % r->config.checkpoint.every != 0) return NULL;
-  return save(r, best);
+  take_metrics_error(r, metrics_append(&r->metrics, line));
+  const bool due = stop != STOP_NOT || best || r->unsaved || r->iteration % r->config.checkpoint.every == 0;
+  return due ? save_due(r, best, stop != STOP_NOT) : NULL;
+}
+
+// The iteration's starting state becomes the checkpoint. All ranks.
+static struct error *drop(struct run *r, enum stop *stop) {
+  const bool first = comm_rank(r->comm) == 0;
+  r->iteration = r->running;
+  *stop = STOP_EARLY;
+  if (first) return_to_kept(r);
+  struct error *e = comm_agree(r->comm, first && r->saved != r->iteration ? save_due(r, false, true) : NULL);
+  r->agreed = true;
+  return e;
 }
 
 static struct error *iterate(struct run *r, enum stop *stop) {
   const double started = clock_seconds();
   const bool first = comm_rank(r->comm) == 0;
+  r->running = r->iteration;
+  r->running_since = started;
+  if (first) keep_learned(r);
   struct metrics_line line = {.eval_return = NAN, .eval_error = NAN};
   struct update_report update = {0};
   TRY(collect(r));
   if (first) {
-    take_tails(r, &line);
+    take_reports(r, &line);
     const double collected = clock_seconds() - started; // an actor may have begun before this rank
     line.act_seconds = fmin(line.act_seconds, collected);
     line.wire_seconds = collected - line.act_seconds;
@@ -472,12 +627,14 @@ static struct error *iterate(struct run *r, enum stop *stop) {
   if (r->learner != NULL) TRY(learner_update(r->learner, r->iteration, &r->learned, &update));
   line.learn_seconds = clock_seconds() - learn_started;
   r->iteration += 1;
-  int asked = signal_received;
-  TRY(comm_max(r->comm, &asked));
   TRY(publish(r, false));
   const int64_t every = r->config.eval.every;
   if (every > 0 && (r->iteration % every == 0 || r->iteration == r->sizes.iterations)) TRY(evaluate(r, &line));
+  int asked = is_dropped(r) ? DROPPED : signal_received;
+  TRY(comm_max(r->comm, &asked)); // whether it is dropped, too, is the word of all ranks
+  if (asked == DROPPED) return drop(r, stop);
   if (first) {
+    take_states(r);
     *stop = decide(r, asked);
     const int64_t limit = r->options->max_iterations;
     if (*stop == STOP_NOT && limit > 0 && r->iteration - r->metrics.first_iteration >= limit) *stop = STOP_EARLY;
@@ -532,6 +689,7 @@ static struct error *open_run_folder(struct run *r, const char *recent) {
   char folder[PATH_BYTES];
   TRY(checkpoint_folder(r, folder));
   TRY(make_folder(folder));
+  TRY(run_lock_take(r->options->run, &r->lock));
   checkpoint_sweep(folder);
   TRY(describe_launch(r));
   r->metrics_open = true;
@@ -565,6 +723,7 @@ static struct error *prepare(struct run *r, struct checkpoint *c) {
     TRY(scatter_states(r));
   } else {
     begin_environments(r);
+    TRY(gather_states(r));
   }
   return comm_agree(r->comm, first ? open_run_folder(r, found ? c->metrics_text : "") : NULL);
 }
@@ -575,6 +734,7 @@ static void free_run(struct run *r) {
   for (int t = 0; r->evaluator != NULL && t < r->threads; ++t) evaluate_worker_free(&r->evaluator[t]);
   for (int s = 0; r->trajectory != NULL && s < r->sizes.shards; ++s) trajectory_free(&r->trajectory[s]);
   if (r->metrics_open) metrics_close(&r->metrics);
+  run_lock_release(r->lock);
   learned_free(&r->learned);
   placement_free(&r->placement);
   task_close(r->task);
@@ -585,12 +745,20 @@ static void free_run(struct run *r) {
   free((void *)r->tail);
   free(r->tail_memory);
   free(r->env_state);
+  free(r->kept);
+  free(r->kept_moments);
   free(r->config_text);
 }
 
 struct error *train(struct comm *comm, const struct train_options *options, enum train_end *end) {
-  struct run r = {
-      .options = options, .comm = comm, .best_return = -INFINITY, .started = clock_seconds(), .agreed = true};
+  struct run r = {.options = options,
+                  .comm = comm,
+                  .best_return = -INFINITY,
+                  .started = clock_seconds(),
+                  .agreed = true,
+                  .saved = -1,
+                  .running = -1,
+                  .dropped = -1};
   struct checkpoint loaded = {0};
   enum stop stop = STOP_NOT;
   watch_signals();
@@ -601,10 +769,12 @@ struct error *train(struct comm *comm, const struct train_options *options, enum
     stop = STOP_COMPLETE;
     if (comm_rank(comm) == 0) printf("%s is complete: nothing to do\n", options->run);
   }
+  comm_watch(comm, (struct interrupt){is_dropped, &r});
   while (e == NULL && stop == STOP_NOT) {
     r.agreed = false;
     e = iterate(&r, &stop);
   }
+  comm_watch(comm, (struct interrupt){0});
   *end = e == NULL ? (stop == STOP_EARLY ? TRAIN_STOPPED : TRAIN_COMPLETE) : r.agreed ? TRAIN_FAILED : TRAIN_TORN;
   if (*end == TRAIN_STOPPED && comm_rank(comm) == 0) {
     metrics_end_bar(&r.metrics);

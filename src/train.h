@@ -17,6 +17,7 @@ struct train_options {
   const char *const *sets;
   double max_wall_seconds; // 0: no limit
   int64_t max_iterations;  // of this launch; 0: no limit
+  double grace;            // seconds from a signal to the end; an iteration that takes longer is dropped
   bool fresh;              // refuse a run folder that is in use
   const char *command_line;
 };

@@ -45,7 +45,7 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
     task_reset(v->task, &w->task, draws, w->state + (size_t)i * size, w->obs + (size_t)i * obs);
     results[i] = (struct episode_result){0};
   }
-  for (int64_t step = 0; step < v->episode_length && running > 0; ++step) {
+  for (int64_t step = 0; step < v->episode_length && running > 0 && !interrupted(&v->interrupt); ++step) {
     normalizer_apply(v->normalizer, (size_t)count, w->obs, w->obs_norm);
     v->policy->method->act(v->policy, v->parameters, &v->acting, (uint32_t)first, (uint32_t)step, count, w->obs_norm,
                            &w->acting, w->action);

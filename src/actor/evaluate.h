@@ -8,6 +8,7 @@
 #include "actor/task.h"
 #include "common/config.h"
 #include "common/error.h"
+#include "common/interrupt.h"
 #include "common/normalizer.h"
 #include "common/policy.h"
 
@@ -20,6 +21,7 @@ struct evaluation {
   const struct normalizer *normalizer;
   struct policy_acting acting;
   int64_t episodes, episode_length; // control steps
+  struct interrupt interrupt;       // asked between control steps; then the block's results are not whole
 };
 
 struct episode_result {

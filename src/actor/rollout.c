@@ -126,7 +126,7 @@ static void old_log_probs(const struct rollout *r, struct rollout_worker *w, uin
   const size_t dim = (size_t)p->obs_dim, drawn = (size_t)p->noises * (size_t)p->action_dim, times = (size_t)p->times;
   const int block = compared_rows(r), steps = r->sizes.steps;
   for (int e = 0; p->old_columns > 0 && e < r->sizes.envs; ++e)
-    for (int first = 0; first < steps; first += block) {
+    for (int first = 0; first < steps && !interrupted(&r->interrupt); first += block) {
       const int rows = steps - first < block ? steps - first : block;
       const size_t row = (size_t)e * (size_t)steps + (size_t)first;
       const struct policy_batch b = {.rows = rows,
@@ -162,6 +162,7 @@ void rollout_collect(const struct rollout *r, struct rollout_worker *w, int shar
       memcpy(out->obs + ((size_t)e * (size_t)(steps + 1) + (size_t)step) * dim, w->obs + (size_t)e * dim,
              dim * sizeof(float));
     if (step == steps) break;
+    if (interrupted(&r->interrupt)) return;
     act(r, w, first_env, first_step + (uint32_t)step);
     for (int e = 0; e < envs; ++e) step_env(r, w, shard, e, step, out);
   }

@@ -7,6 +7,7 @@
 #include "actor/task.h"
 #include "common/config.h"
 #include "common/error.h"
+#include "common/interrupt.h"
 #include "common/normalizer.h"
 #include "common/policy.h"
 #include "common/shard.h"
@@ -21,6 +22,7 @@ struct rollout {
   const struct normalizer *normalizer; // the acting normaliser
   struct shard_sizes sizes;
   struct trajectory_layout layout;
+  struct interrupt interrupt; // asked between control steps; then rollout_collect leaves its work half done
 };
 
 // One thread's scratch; any shard fits.

@@ -17,6 +17,10 @@ struct comm {
   MPI_Request *pending; // [capacity]
   int pending_count, capacity;
   int64_t bytes_sent;
+  struct interrupt watch;
+  MPI_Comm notes;
+  MPI_Request note_arriving, *note_leaving; // [size]
+  int64_t note_in, *note_out;               // [size]
 };
 
 static struct error *mpi_error(const struct comm *comm, int status, const char *doing) {
@@ -35,6 +39,31 @@ static struct error *find_node_ranks(struct comm *comm) {
   return NULL;
 }
 
+static struct error *init_notes(struct comm *comm) {
+  if (comm->size == 1) return NULL;
+  const size_t size = (size_t)comm->size;
+  comm->note_leaving = calloc(size, sizeof *comm->note_leaving);
+  comm->note_out = calloc(size, sizeof *comm->note_out);
+  for (size_t i = 0; comm->note_leaving != NULL && i < size; ++i) comm->note_leaving[i] = MPI_REQUEST_NULL;
+  if (comm->note_leaving == NULL || comm->note_out == NULL) return error_no_memory("communication");
+  int status = MPI_Comm_dup(comm->world, &comm->notes);
+  if (status == MPI_SUCCESS)
+    status = MPI_Irecv(&comm->note_in, 1, MPI_INT64_T, MPI_ANY_SOURCE, 0, comm->notes, &comm->note_arriving);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "preparing notes");
+}
+
+static void free_notes(struct comm *comm) {
+  if (comm->note_arriving != MPI_REQUEST_NULL) {
+    MPI_Cancel(&comm->note_arriving);
+    MPI_Wait(&comm->note_arriving, MPI_STATUS_IGNORE);
+  }
+  for (int i = 0; comm->note_leaving != NULL && i < comm->size; ++i)
+    if (comm->note_leaving[i] != MPI_REQUEST_NULL) MPI_Wait(&comm->note_leaving[i], MPI_STATUS_IGNORE);
+  if (comm->notes != MPI_COMM_NULL) MPI_Comm_free(&comm->notes);
+  free(comm->note_leaving);
+  free(comm->note_out);
+}
+
 struct error *comm_init(struct comm **out) {
   struct comm *comm = *out = calloc(1, sizeof *comm);
   if (comm == NULL) return error_no_memory("communication");
@@ -46,10 +75,13 @@ struct error *comm_init(struct comm **out) {
     return error_new(EXIT_CODE_FAILED, "MPI cannot be started with MPI_THREAD_SERIALIZED");
   }
   comm->world = MPI_COMM_WORLD;
+  comm->notes = MPI_COMM_NULL;
+  comm->note_arriving = MPI_REQUEST_NULL;
   MPI_Comm_set_errhandler(comm->world, MPI_ERRORS_RETURN);
   MPI_Comm_rank(comm->world, &comm->rank);
   MPI_Comm_size(comm->world, &comm->size);
   struct error *e = find_node_ranks(comm);
+  if (e == NULL) e = init_notes(comm);
   if (e == NULL) return NULL;
   comm_finalize(comm);
   *out = NULL;
@@ -58,6 +90,7 @@ struct error *comm_init(struct comm **out) {
 
 void comm_finalize(struct comm *comm) {
   if (comm == NULL) return;
+  free_notes(comm);
   MPI_Finalize();
   free(comm->pending);
   free(comm);
@@ -126,9 +159,28 @@ static struct error *poll_until_done(struct comm *comm, int count, MPI_Request *
     const int status = MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
     if (status != MPI_SUCCESS) return mpi_error(comm, status, doing);
     if (done) return NULL;
+    interrupted(&comm->watch);
     if (polls < SPINS_BEFORE_NAP) sched_yield();
     else nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL);
   }
+}
+
+void comm_watch(struct comm *comm, struct interrupt watch) { comm->watch = watch; }
+
+struct error *comm_note_send(struct comm *comm, int to, int64_t note) {
+  int status = MPI_Wait(&comm->note_leaving[to], MPI_STATUS_IGNORE); // so short a message leaves at once
+  comm->note_out[to] = note;
+  if (status == MPI_SUCCESS)
+    status = MPI_Isend(&comm->note_out[to], 1, MPI_INT64_T, to, 0, comm->notes, &comm->note_leaving[to]);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "sending a note");
+}
+
+bool comm_note_receive(struct comm *comm, int64_t *note) {
+  int done = 0;
+  if (comm->size == 1 || MPI_Test(&comm->note_arriving, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done) return false;
+  *note = comm->note_in;
+  MPI_Irecv(&comm->note_in, 1, MPI_INT64_T, MPI_ANY_SOURCE, 0, comm->notes, &comm->note_arriving);
+  return true;
 }
 
 struct error *comm_wait(struct comm *comm) {

@@ -3,10 +3,12 @@
 #ifndef FLOWRANK_COMM_H
 #define FLOWRANK_COMM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/interrupt.h"
 #include "common/shard.h"
 
 struct comm;
@@ -43,6 +45,15 @@ struct error *comm_broadcast(struct comm *comm, void *data, size_t bytes) MUST_U
 
 // Collective: the largest of all ranks' values, on every rank.
 struct error *comm_max(struct comm *comm, int *value) MUST_USE;
+
+// Waiting calls this at every poll (its answer does not matter to them), so that notes are read while a rank waits.
+void comm_watch(struct comm *comm, struct interrupt watch);
+
+// Notes: numbers that may come at any time, beside all other messages. Neither call waits; one thread at a time, as for
+// comm_send. Between ranks only.
+struct error *comm_note_send(struct comm *comm, int to, int64_t note) MUST_USE;
+// False when there is none (or none can be read).
+bool comm_note_receive(struct comm *comm, int64_t *note);
 
 // Bytes that this rank has sent to others so far.
 int64_t comm_bytes_sent(const struct comm *comm);

@@ -56,6 +56,13 @@ static struct error *rewrite(const char *path, const char *recent, int64_t itera
   return e;
 }
 
+// Without a buffer: what could not be written must not come later, in the middle of something else.
+static bool open_to_append(struct metrics *m) {
+  m->file = fopen(m->path, "a");
+  if (m->file != NULL) setvbuf(m->file, NULL, _IONBF, 0);
+  return m->file != NULL;
+}
+
 struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration, const char *recent,
                            int64_t total_iterations, int64_t total_env_steps, double log_interval) {
   char path[PATH_BYTES];
@@ -71,18 +78,19 @@ struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration
     return error_new(EXIT_CODE_USAGE, "the run folder's name is too long: %.200s..", run);
   TRY(rewrite(path, recent, iteration));
   m->recent = calloc(1, RECENT_BYTES + LINE_BYTES);
-  if (m->recent == NULL) return error_no_memory("metrics");
+  m->path = strdup(path);
+  if (m->recent == NULL || m->path == NULL) return error_no_memory("metrics");
   m->recent_size = strlen(recent);
   if (m->recent_size <= RECENT_BYTES) memcpy(m->recent, recent, m->recent_size);
   else m->recent_size = 0;
-  m->file = fopen(path, "a");
-  return m->file ? NULL : error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno));
+  return open_to_append(m) ? NULL : error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno));
 }
 
 void metrics_close(struct metrics *m) {
   metrics_end_bar(m);
   if (m->file != NULL) fclose(m->file);
   free(m->recent);
+  free(m->path);
   *m = (struct metrics){0};
 }
 
@@ -170,6 +178,21 @@ static void show(struct metrics *m, const struct metrics_line *l) {
   m->last_log = now;
 }
 
+// `text` is the end of what is remembered.
+static struct error *write_line(struct metrics *m, const char *text, size_t length, int64_t iteration) {
+  if (m->file == NULL) { // a line is torn or missing
+    TRY(rewrite(m->path, m->recent, iteration));
+    if (open_to_append(m)) return NULL;
+  } else {
+    if (fwrite(text, 1, length, m->file) == length) return NULL;
+    const int failure = errno;
+    fclose(m->file);
+    m->file = NULL;
+    errno = failure;
+  }
+  return error_new(EXIT_CODE_FAILED, "%s: cannot write it: %s", m->path, strerror(errno));
+}
+
 struct error *metrics_append(struct metrics *m, const struct metrics_line *line) {
   char text[LINE_BYTES];
   const size_t length = format_line(line, text);
@@ -177,13 +200,11 @@ struct error *metrics_append(struct metrics *m, const struct metrics_line *line)
   remember(m, text, length);
   const bool last = line->iteration == m->total_iterations, first = line->iteration == m->first_iteration + 1;
   if (m->bar || first || last || clock_seconds() - m->last_log >= m->log_interval) show(m, line);
-  if (fwrite(text, 1, length, m->file) != length || fflush(m->file) != 0)
-    return error_new(EXIT_CODE_FAILED, "metrics.jsonl: %s", strerror(errno));
-  return NULL;
+  return write_line(m, text, length, line->iteration);
 }
 
 void metrics_end_bar(struct metrics *m) {
-  if (m->bar && m->file != NULL) puts("");
+  if (m->bar && m->recent != NULL) puts("");
   fflush(stdout);
 }
 

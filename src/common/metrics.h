@@ -24,7 +24,8 @@ struct metrics_line {
 };
 
 struct metrics {
-  FILE *file;
+  char *path;
+  FILE *file;   // null while the disk takes nothing
   char *recent; // the newest lines, for the checkpoint
   size_t recent_size;
   double log_interval, last_log; // seconds
@@ -41,7 +42,7 @@ struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration
 void metrics_close(struct metrics *m);
 
 // Appends and flushes one line, and shows it: on a terminal the bar is redrawn, elsewhere one plain line an interval.
-// Errors: the file cannot be written (the run may go on).
+// Errors: the file cannot be written. The run may go on: the next call tries to mend the file with the newest lines.
 struct error *metrics_append(struct metrics *m, const struct metrics_line *line) MUST_USE;
 
 // Ends the bar's line, so that other text can follow.

@@ -52,9 +52,10 @@ struct learner {
   int *shard;            // [own]: the shards this rank learns from
   struct gather *gather; // [threads]
   struct tree *tree;
+  struct interrupt interrupt;
   double *total;          // [1 + 2·obs_dim] result of a reduction of moments
-  float *total_gradient;  // [parameters]
-  float **gradient;       // [shards] of [parameters]; null for shards of others
+  float *total_gradient;  // [parameters + 1]; the last: above 0 when a learner breaks off
+  float **gradient;       // [shards] of [parameters + 1]; null for shards of others
   double **moments;       // [shards] of [2, 1 + 2·obs_dim]: moments of observations or advantages, and scratch
   double **sums;          // [shards] of [OBJECTIVE_SUMS]
   float **advantage;      // [shards] of a slice's actions
@@ -90,7 +91,7 @@ static struct error *gather_init(struct gather *g, const struct learner *l) {
 
 // One allocation for what each own shard keeps; each piece starts on a cache line.
 static struct error *shard_memory_init(struct learner *l) {
-  const size_t size[] = {l->objective->parameter_count * sizeof(float),
+  const size_t size[] = {(l->objective->parameter_count + 1) * sizeof(float),
                          2 * moments_size(l->layout.obs_dim) * sizeof(double), OBJECTIVE_SUMS * sizeof(double),
                          slice_actions(l) * sizeof(float), (size_t)l->sizes.unrolls * sizeof(uint32_t)};
   size_t padded[5], each = 0;
@@ -129,7 +130,7 @@ struct error *learner_init(struct learner **out, const struct objective *o, cons
   *l = (struct learner){
       .objective = o, .sizes = *sizes, .layout = *layout, .comm = comm, .trajectory = trajectory, .threads = threads};
   const size_t moments = moments_size(layout->obs_dim) * sizeof(double);
-  const size_t gradient = o->parameter_count * sizeof(float);
+  const size_t gradient = (o->parameter_count + 1) * sizeof(float);
   struct error *e = tree_init(&l->tree, comm, placement, gradient > moments ? gradient : moments);
   if (e == NULL) e = find_own_shards(l, placement);
   if (e == NULL) e = shard_memory_init(l);
@@ -160,6 +161,8 @@ void learner_free(struct learner *l) {
   free(l->memory);
   free(l);
 }
+
+void learner_interrupt(struct learner *l, struct interrupt interrupt) { l->interrupt = interrupt; }
 
 // Where an unroll lies in its shard's trajectory.
 struct unroll_place {
@@ -316,9 +319,13 @@ static struct error *learn_minibatch(struct learner *l, int64_t iteration, int k
   for (int i = 0; i < l->own; ++i)
     policy_slice(l, &l->gather[omp_get_thread_num()], l->shard[i], k, iteration, learned->parameters);
   lap(&mark, &report->policy_seconds);
-  TRY(tree_reduce(l->tree, (void *const *)l->gradient, learned->count * sizeof(float), GRADIENT_GRAIN, combine_floats,
-                  l->total_gradient));
+  const float break_off = interrupted(&l->interrupt) ? 1 : 0; // travels with the gradient, so all learners agree
+  for (int i = 0; i < l->own; ++i) l->gradient[l->shard[i]][learned->count] = break_off;
+  TRY(tree_reduce(l->tree, (void *const *)l->gradient, (learned->count + 1) * sizeof(float), GRADIENT_GRAIN,
+                  combine_floats, l->total_gradient));
   lap(&mark, &report->reduce_seconds);
+  report->broken_off = l->total_gradient[learned->count] > 0;
+  if (report->broken_off) return NULL;
   const struct config *c = l->objective->config;
   const double left = 1.0 - (double)iteration / (double)l->sizes.iterations;
   const double rate = c->optimizer.learning_rate * (c->optimizer.schedule == SCHEDULE_LINEAR ? fmax(left, 0) : 1.0);
@@ -369,7 +376,10 @@ struct error *learner_update(struct learner *l, int64_t iteration, struct learne
     for (int i = 0; i < l->own; ++i)
       rng_permutation(rng_stream((uint64_t)c->seed, RNG_SHUFFLE, (uint32_t)l->shard[i], shuffle),
                       (uint32_t)l->sizes.unrolls, l->permutation[l->shard[i]]);
-    for (int k = 0; k < c->optimizer.minibatches; ++k) TRY(learn_minibatch(l, iteration, k, learned, report));
+    for (int k = 0; k < c->optimizer.minibatches; ++k) {
+      TRY(learn_minibatch(l, iteration, k, learned, report));
+      if (report->broken_off) return NULL;
+    }
   }
   return average(l, report);
 }

@@ -2,11 +2,13 @@
 #ifndef FLOWRANK_UPDATE_H
 #define FLOWRANK_UPDATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/comm.h"
 #include "common/config.h"
 #include "common/error.h"
+#include "common/interrupt.h"
 #include "common/normalizer.h"
 #include "common/shard.h"
 #include "common/trajectory.h"
@@ -29,6 +31,7 @@ struct update_report {
   double cfm_loss; // NaN unless fpo
   double entropy;  // NaN unless it has a cost
   double normalise_seconds, value_seconds, policy_seconds, reduce_seconds, adam_seconds;
+  bool broken_off; // as learner_interrupt asked for, on all learners after the same minibatch; the rest is not filled
 };
 
 struct learner;
@@ -38,6 +41,8 @@ struct error *learner_init(struct learner **learner, const struct objective *o, 
                            const struct trajectory_layout *layout, const struct placement *placement, struct comm *comm,
                            struct trajectory *trajectory, int threads) MUST_USE;
 void learner_free(struct learner *learner);
+// What learner_update asks in each minibatch. One learner's yes is enough.
+void learner_interrupt(struct learner *learner, struct interrupt interrupt);
 
 // One iteration's update of `learned`: normaliser, then epochs × minibatches of Adam steps. Collective over the learners.
 // Overwrites the observations of the trajectories (they are normalised in place).

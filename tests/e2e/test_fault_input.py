@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 import unittest
 
 from harness import (BINARY, DONE, FAILED, SOURCE, STEPS_PER_ITERATION, STOPPED, TINY, USAGE, Case, checkpoints,
@@ -476,43 +477,99 @@ class FullDisk(Input):
 
     base = {**TINY, "total_env_steps": 60 * STEPS_PER_ITERATION, "value.hidden": [64, 64], "optimizer.epochs": 20}
 
-    def fill_the_disk(self, started):
-        resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (40 << 10, 40 << 10))
+    def limit(self, started, size):
+        resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def start_training(self, config, run):
         # A write beyond the limit is to fail, not to end the program.
         return self.start("train", config, "--run", run, program=("bash", "-c", "trap '' XFSZ; exec \"$@\"", "-", BINARY))
 
+    def filled(self, changes=None, size=40 << 10):
+        """A run whose disk is full from its fifth iteration or so on."""
+        config, run = self.config(changes), self.new_path("run")
+        started = self.start_training(config, run)
+        self.wait_for_iteration(started, run, 5)
+        self.limit(started, size)
+        return config, run, started
+
+    def check_warning(self, result, line, *fragments):
+        self.check_line(result, line, ["flowrank: warning: ", "File too large", "training goes on", *fragments])
+
     def check_failed(self, result, run):
+        """Warnings on the way, and one last line."""
         self.check_sane(result)
         self.assertEqual(result.code, FAILED, str(result))
-        self.assertEqual(len(result.err.splitlines()), 1, str(result))
-        self.check_line(result, result.err.splitlines()[0], [str(run / "checkpoints"), ".h5", "File too large"])
+        *warnings, last = result.err.splitlines()
+        for line in warnings:
+            self.check_warning(result, line)
+        self.check_line(result, last, [str(run / "checkpoints"), ".h5", "File too large"])
+        self.assertNotIn("warning", last)
         self.assert_tidy(run)
+        return warnings
 
     def check_goes_on(self, config, run):
         self.train(config, run, ranks=2)
         self.assert_equal_runs(self.reference(), run)
         self.assert_complete_metrics(run, 60)
 
-    def test_what_was_there_stays_good(self):
-        config, run = self.config(), self.new_path("run")
-        started = self.start_training(config, run)
-        self.wait_for_iteration(started, run, 5)
-        self.fill_the_disk(started)
-        self.check_failed(started.wait(), run)
+    def test_training_goes_on_and_what_was_there_stays_good(self):
+        config, run, started = self.filled()
+        result = started.wait()
+        warnings = self.check_failed(result, run)
+        self.assertTrue(any(".h5" in line for line in warnings), str(result))
+        self.assertIn("iteration 60/60", result.out)
         self.assertEqual(len(checkpoints(run)), 3)
         self.assertGreaterEqual(self.info(run)["iteration"], 4)
         self.check_goes_on(config, run)
 
+    def test_room_again_makes_the_run_whole(self):
+        """One warning; the next iteration's checkpoint, though none is due, and nothing is missing in the end."""
+        config, run, started = self.filled({"checkpoint.every": 4})
+        before = checkpoints(run)
+        self.wait_for_iteration(started, run, 15)
+        self.limit(started, resource.RLIM_INFINITY)
+        result = started.wait()
+        self.check_sane(result)
+        self.assertEqual(result.code, DONE, str(result))
+        self.assertEqual(len(result.err.splitlines()), 1, str(result))
+        self.check_warning(result, result.err.splitlines()[0], str(run / "checkpoints"))
+        self.assertNotEqual(checkpoints(run), before)
+        self.assert_equal_runs(self.reference(), run)
+        self.assert_complete_metrics(run, 60)
+        self.assert_tidy(run)
+
+    def test_a_checkpoint_folder_that_went_away_for_a_while(self):
+        config, run = self.config(), self.new_path("run")
+        started = self.start("train", config, "--run", run, ranks=2)
+        self.wait_for_iteration(started, run, 5)
+        (run / "checkpoints").rename(run / "away")
+        self.wait_for_iteration(started, run, 12)
+        (run / "away").rename(run / "checkpoints")
+        result = started.wait()
+        self.assertEqual(result.code, DONE, str(result))
+        self.assertEqual(len(result.said()), 1, str(result))
+        self.check_line(result, result.said()[0], ["warning", str(run / "checkpoints"), "training goes on"])
+        self.assert_equal_runs(self.reference(), run)
+        self.assert_tidy(run)
+
+    def test_metrics_without_room_warn_once_and_are_mended(self):
+        config, run, started = self.filled({"checkpoint.every": 1000, "eval.every": 0, "optimizer.epochs": 60},
+                                           2 << 10)
+        time.sleep(0.2)
+        self.limit(started, resource.RLIM_INFINITY)
+        result = started.wait()
+        self.assertEqual(result.code, DONE, str(result))
+        about = [line for line in result.err.splitlines() if "metrics.jsonl" in line]
+        self.assertEqual(len(about), 1, str(result))
+        self.check_warning(result, about[0], str(run / "metrics.jsonl"))
+        self.assert_complete_metrics(run, 60)
+        self.assert_tidy(run)
+
     def test_a_stop_without_room_is_no_stop(self):
         """Exit code 75 promises a complete checkpoint."""
-        config, run = self.config({"checkpoint.every": 1000, "eval.every": 0}), self.new_path("run")
-        started = self.start_training(config, run)
-        self.wait_for_iteration(started, run, 5)
+        config, run, started = self.filled({"checkpoint.every": 1000, "eval.every": 0})
         for path in checkpoints(run):  # written because they were the best
             path.unlink()
-        self.fill_the_disk(started)
         started.process.send_signal(signal.SIGTERM)
         self.check_failed(started.wait(), run)
         self.assertEqual(checkpoints(run), [])
