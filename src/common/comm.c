@@ -16,7 +16,6 @@ struct comm {
   MPI_Comm world;
   MPI_Request *pending; // [capacity]
   int pending_count, capacity;
-  int64_t bytes_sent;
   struct interrupt watch;
   MPI_Comm notes;
   MPI_Request note_arriving, *note_leaving; // [size]
@@ -101,7 +100,6 @@ void comm_abort(struct comm *comm, int code) { MPI_Abort(comm->world, code); }
 int comm_rank(const struct comm *comm) { return comm->rank; }
 int comm_size(const struct comm *comm) { return comm->size; }
 int comm_ranks_on_node(const struct comm *comm) { return comm->node_ranks; }
-int64_t comm_bytes_sent(const struct comm *comm) { return comm->bytes_sent; }
 
 void comm_library_version(char *text, size_t size) {
   char version[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -134,7 +132,6 @@ struct error *comm_send(struct comm *comm, int to, enum message_kind kind, int s
         MPI_Isend((const char *)data + at, piece, MPI_BYTE, to, message_tag(kind, shard), comm->world, request);
     if (status != MPI_SUCCESS) return error_prefix(mpi_error(comm, status, "sending"), "to rank %d", to);
     comm->pending_count++;
-    comm->bytes_sent += piece;
   }
   return NULL;
 }
@@ -197,7 +194,6 @@ static struct error *broadcast(struct comm *comm, MPI_Comm group, void *data, si
     const int status = MPI_Ibcast((char *)data + at, piece, MPI_BYTE, 0, group, &request);
     if (status != MPI_SUCCESS) return mpi_error(comm, status, doing);
     TRY(poll_until_done(comm, 1, &request, doing));
-    if (comm->rank == 0) comm->bytes_sent += piece;
   }
   return NULL;
 }

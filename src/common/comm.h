@@ -55,9 +55,6 @@ struct error *comm_note_send(struct comm *comm, int to, int64_t note) MUST_USE;
 // False when there is none (or none can be read).
 bool comm_note_receive(struct comm *comm, int64_t *note);
 
-// Bytes that this rank has sent to others so far.
-int64_t comm_bytes_sent(const struct comm *comm);
-
 // into ← into ⊕ from, over `bytes` bytes.
 typedef void combine_fn(size_t bytes, void *into, const void *from);
 void combine_floats(size_t bytes, void *into, const void *from);  // sums

@@ -326,6 +326,14 @@ class Case(unittest.TestCase):
             for text in (result.out, result.err):
                 self.assertNotIn(word, text, str(result))
 
+    def wait_for_start(self, started, run):
+        """Until the run folder is open, which is just before the first iteration."""
+        until = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists():
+            self.assertTrue(started.running())
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.005)
+
     def wait_for_iteration(self, started, run, iteration):
         """Until the run's metrics.jsonl has this iteration."""
         path, until = Path(run, "metrics.jsonl"), time.monotonic() + TIMEOUT

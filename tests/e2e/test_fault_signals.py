@@ -98,13 +98,6 @@ class Signals(Case):
         self.assertEqual(started.wait().code, DONE)
         self.assertEqual(len(metrics(run)), 1)
 
-    def wait_for_start(self, started, run):
-        until = time.monotonic() + 60
-        while not (run / "metrics.jsonl").exists():
-            self.assertTrue(started.running())
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.005)
-
     def test_the_second_interrupt_ends_at_once(self):
         """Even in an iteration that would take minutes."""
         long = {"optimizer.epochs": 10000, "rollout.unroll_length": 100, "objective.mc_samples": 64}

@@ -46,13 +46,6 @@ class Grace(Case):
         self.assert_complete_metrics(run, ITERATIONS)
         return took, run
 
-    def wait_for_start(self, started, run):
-        until = time.monotonic() + 60
-        while not (run / "metrics.jsonl").exists():
-            self.assertTrue(started.running())
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.005)
-
     def test_while_it_learns(self):
         for ranks, victim, iteration in ((None, 0, 2), (3, 0, 1), (3, 2, 2), (2, "all", 1)):
             with self.subTest(ranks=ranks, victim=victim):
