@@ -1,5 +1,4 @@
-// The training loop: collect → learn → publish → checkpoint. The only place, with bench.c and main.c, that sees both
-// actor and learner.
+// The training loop: collect → learn → publish → checkpoint.
 #ifndef FLOWRANK_TRAIN_H
 #define FLOWRANK_TRAIN_H
 

@@ -753,14 +753,6 @@ static const char *nearest_multiples(const char *key, int64_t value, int64_t ste
   return out;
 }
 
-static int64_t greatest_common_divisor(int64_t a, int64_t b) {
-  while (b != 0) {
-    int64_t rest = a % b;
-    a = b, b = rest;
-  }
-  return a;
-}
-
 // Ranges once more: a config may have been filled by hand.
 static struct error *check_ranges(const struct loading *l) {
   struct config scratch;
@@ -783,7 +775,8 @@ static struct error *check_shards(const struct loading *l) {
                     nearest_multiples("rollout.envs", envs, shards, nearest));
   int64_t shard_unrolls = envs / shards * unrolls;
   if (shard_unrolls % minibatches != 0) {
-    int64_t step = minibatches / greatest_common_divisor(envs / shards, minibatches), fewer = minibatches;
+    int64_t step = 1, fewer = minibatches;
+    while (envs / shards * step % minibatches != 0) step++;
     while (shard_unrolls % fewer != 0) fewer--;
     return CONFLICT(l, KEYS("rollout.envs", "rollout.shards", "rollout.unrolls", "optimizer.minibatches"),
                     "envs / shards * unrolls (%" PRId64 ") must be a multiple of minibatches; nearest unrolls: %s; "

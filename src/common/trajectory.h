@@ -16,12 +16,11 @@ enum env_header { ENV_EPISODE, ENV_EPISODE_STEP, ENV_EPISODE_RETURN, ENV_HEADER 
 
 // What a shard tells rank 0 about an iteration.
 struct shard_report {
-  int64_t episodes;    // finished
-  double return_sum;   // of their returns
-  double length_sum;   // of their lengths
-  int64_t broken;      // environments reset because physics gave a NaN
-  double act_seconds;  // wall time of the actor
-  int64_t stop_signal; // a signal that the actor's rank has received, or 0
+  int64_t episodes;   // finished
+  double return_sum;  // of their returns
+  double length_sum;  // of their lengths
+  int64_t broken;     // environments reset because physics gave a NaN
+  double act_seconds; // wall time of the actor
 };
 
 struct trajectory_layout {

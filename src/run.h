@@ -1,0 +1,111 @@
+// A training run on one rank: what train.c loops over, and the parts around that loop. Only src/train.c and src/run_*.c
+// include this.
+#ifndef FLOWRANK_RUN_H
+#define FLOWRANK_RUN_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "actor/evaluate.h"
+#include "actor/rollout.h"
+#include "common/checkpoint.h"
+#include "common/comm.h"
+#include "common/config.h"
+#include "common/error.h"
+#include "common/metrics.h"
+#include "common/run_lock.h"
+#include "common/shard.h"
+#include "common/trajectory.h"
+#include "learner/update.h"
+#include "train.h"
+
+// Everything that one rank holds.
+struct run {
+  const struct train_options *options;
+  struct comm *comm;
+  struct config config;
+  char *config_text;
+  struct task *task;
+  struct objective objective;
+  struct shard_sizes sizes;
+  struct trajectory_layout layout;
+  struct placement placement;
+  int threads;
+  struct learned learned;
+
+  struct rollout rollout;
+  struct rollout_worker *actor;      // [threads]; null on ranks that do not act
+  struct evaluate_worker *evaluator; // [threads]; null unless config.eval.every
+  struct trajectory *trajectory;     // [shards]; allocated for shards that this rank acts or learns
+  struct learner *learner;           // null on ranks that do not learn
+
+  // rank 0 only
+  struct run_lock *lock;
+  unsigned char **tail; // [shards]: where a shard's report and states arrive
+  unsigned char *tail_memory;
+  double *env_state; // [envs, state_size] at the end of the newest complete iteration
+  struct metrics metrics;
+  bool metrics_open;
+  bool unsaved;        // the newest checkpoint that was due could not be written
+  bool metrics_behind; // metrics.jsonl could not be written, and this has been said
+  double last_warning; // that a checkpoint could not be written
+  float *kept;         // what is learned, at the start of the running iteration: [3·parameters]
+  double *kept_moments;
+  int64_t kept_adam_step;
+  int64_t saved;      // iteration of the newest checkpoint on disk; -1: none
+  bool signalled;     // another rank has got a signal
+  double signal_time; // when rank 0 knew of one; 0: it does not
+
+  int64_t running;         // the iteration that is being done; -1: none
+  double running_since;    // its start
+  _Atomic int64_t dropped; // the newest iteration that rank 0 has given up
+  _Atomic double next_look;
+  bool told; // rank 0, of this rank's signal
+
+  int64_t iteration; // iterations completed
+  int64_t episodes;
+  double wall_before, started; // seconds of earlier launches; this launch's start
+  double best_return, last_iteration_seconds;
+  struct episode_result *eval_results; // [config.eval.episodes], whole blocks
+  bool agreed;                         // all ranks know of the error that ends the run
+};
+
+// --- run_build.c: what the config builds on a rank ---
+
+// What follows from the config alone; no messages, so a rank may fail alone.
+struct error *run_build(struct run *r) MUST_USE;
+// Collective, as the learners form a group; the others keep nothing of it.
+struct error *run_build_learner(struct run *r) MUST_USE;
+void run_free(struct run *r);
+
+bool run_is_mine(const struct run *r, const int *rank_of, int shard);
+struct evaluation run_evaluation(struct run *r);
+
+// --- run_signal.c: a signal, and what it does to a long iteration ---
+
+// Takes SIGTERM, SIGUSR1 and SIGINT from here on.
+void run_watch_signals(void);
+// The signal that this rank has received, or 0.
+int run_signal(void);
+// Whether the running iteration is given up. From any thread; an `interrupt` over a struct run.
+bool run_is_dropped(void *run);
+// Rank 0: a copy of what is learned, from the iteration's start, and back to it.
+void run_keep_learned(struct run *r);
+void run_return_to_kept(struct run *r);
+
+// --- run_folder.c: the run's files; rank 0 only ---
+
+// Settles the config and finds the checkpoint to go on from, if there is one.
+struct error *run_read_config(struct run *r, struct checkpoint *c, bool *found) MUST_USE;
+// Takes over a loaded checkpoint, which must have this build's shapes.
+struct error *run_restore(struct run *r, const struct checkpoint *c) MUST_USE;
+// Makes and locks the folder and opens what is written into it. recent: the checkpoint's metrics lines, or "".
+struct error *run_open_folder(struct run *r, const char *recent) MUST_USE;
+// Appends a line to metrics.jsonl. A full disk takes none for a while: said once, mended when there is room.
+void run_append_metrics(struct run *r, const struct metrics_line *line);
+// A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5
+// stays the older one until a better policy comes). The last one may not, as the exit code promises it.
+struct error *run_save(struct run *r, bool best, bool last) MUST_USE;
+
+#endif
