@@ -33,6 +33,12 @@ void evaluate_worker_free(struct evaluate_worker *w) {
   *w = (struct evaluate_worker){0};
 }
 
+static void watch(const struct evaluation *v, int64_t episode, const double *state, float reward) {
+  if (v->watch.see != NULL) v->watch.see(v->watch.context, episode, state, reward);
+}
+
+// Rows without an episode (any more) stay in the batch, so that every product keeps its shape, and an episode its bits
+// whatever the number of episodes.
 void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64_t block,
                     struct episode_result *results) {
   const int64_t first = block * EVALUATE_BLOCK;
@@ -40,17 +46,19 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
   const size_t obs = (size_t)v->task->obs_dim, act = (size_t)v->task->action_dim, size = v->task->state_size;
   bool ended[EVALUATE_BLOCK] = {false};
   int running = count;
+  memset(w->obs, 0, EVALUATE_BLOCK * obs * sizeof(float));
   for (int i = 0; i < count; ++i) {
     const struct rng_stream draws = rng_stream(v->acting.seed, RNG_EVAL + RNG_RESET, (uint32_t)(first + i), 0);
     task_reset(v->task, &w->task, draws, w->state + (size_t)i * size, w->obs + (size_t)i * obs);
     results[i] = (struct episode_result){0};
+    watch(v, first + i, w->state + (size_t)i * size, 0);
   }
   for (int64_t step = 0; step < v->episode_length && running > 0 && !interrupted(&v->interrupt); ++step) {
-    normalizer_apply(v->normalizer, (size_t)count, w->obs, w->obs_norm);
-    v->policy->method->act(v->policy, v->parameters, &v->acting, (uint32_t)first, (uint32_t)step, count, w->obs_norm,
+    normalizer_apply(v->normalizer, EVALUATE_BLOCK, w->obs, w->obs_norm);
+    v->policy->method->act(v->policy, v->parameters, &v->acting, (uint32_t)first, (uint32_t)step, EVALUATE_BLOCK, w->obs_norm,
                            &w->acting, w->action);
     for (int i = 0; i < count; ++i) {
-      if (ended[i]) continue; // its rows stay in the batch, so that every product keeps its shape
+      if (ended[i]) continue;
       float *action = w->action + (size_t)i * act, reward;
       bool broken;
       for (size_t d = 0; d < act; ++d) action[d] = tanhf(action[d]);
@@ -58,6 +66,7 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
                 &broken);
       results[i].episode_return += (double)reward;
       results[i].length += 1;
+      watch(v, first + i, w->state + (size_t)i * size, reward);
       if (!ended[i]) continue;
       memset(w->obs + (size_t)i * obs, 0, obs * sizeof(float)); // it may hold a NaN
       --running;

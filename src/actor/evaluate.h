@@ -1,5 +1,5 @@
 // Whole episodes with any sampler and number of steps. Episodes come in blocks of fixed size with random streams of
-// their own, so that the returns do not depend on who runs which block.
+// their own, so that an episode depends neither on who runs its block nor on how many there are.
 #ifndef FLOWRANK_EVALUATE_H
 #define FLOWRANK_EVALUATE_H
 
@@ -14,6 +14,12 @@
 
 enum { EVALUATE_BLOCK = 16 }; // episodes of a block
 
+// Who wants to see every state that an episode passes through: as it starts (reward 0), and after each control step.
+struct evaluate_watch {
+  void (*see)(void *context, int64_t episode, const double *state, float reward); // null: nobody
+  void *context;
+};
+
 struct evaluation {
   const struct task *task;
   const struct policy *policy;
@@ -22,6 +28,7 @@ struct evaluation {
   struct policy_acting acting;
   int64_t episodes, episode_length; // control steps
   struct interrupt interrupt;       // asked between control steps; then the block's results are not whole
+  struct evaluate_watch watch;      // called by the thread that runs the episode's block
 };
 
 struct episode_result {
