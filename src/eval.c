@@ -9,45 +9,10 @@
 #include "actor/evaluate.h"
 #include "actor/multimodality.h"
 #include "actor/tasks/gridworld.h"
-#include "common/checkpoint.h"
 #include "common/clock.h"
-#include "common/metrics.h"
 #include "common/text.h"
-#include "learner/objective.h"
+#include "loaded_policy.h"
 #include "train.h"
-
-// A checkpoint with all that it needs to act.
-struct loaded_policy {
-  struct checkpoint checkpoint;
-  char *path;
-  struct config config;
-  struct task *task;
-  struct objective objective;
-  struct normalizer normalizer;
-};
-
-static void loaded_policy_free(struct loaded_policy *p) {
-  checkpoint_free(&p->checkpoint);
-  free(p->path);
-  task_close(p->task);
-  normalizer_free(&p->normalizer);
-}
-
-static struct error *load_policy(const char *name, struct loaded_policy *p) {
-  TRY(checkpoint_open(name, &p->checkpoint, &p->path, metrics_warn, NULL));
-  const struct checkpoint *c = &p->checkpoint;
-  TRY(error_prefix(config_parse("its config", c->config_text, 0, NULL, &p->config), "%s", p->path));
-  TRY(task_open(p->config.task.name, p->config.task.episode_length, NULL, &p->task));
-  objective_layout(&p->objective, &p->config, p->task->obs_dim, p->task->action_dim);
-  if (c->parameter_count != p->objective.parameter_count || c->obs_dim != p->task->obs_dim)
-    return error_new(EXIT_CODE_FAILED, "%s: its parameters do not fit its config", p->path);
-  TRY(normalizer_init(&p->normalizer, p->config.rollout.normalizer, c->obs_dim));
-  p->normalizer.moments[0] = c->normalizer_count;
-  memcpy(p->normalizer.mean, c->normalizer_mean, (size_t)c->obs_dim * sizeof(double));
-  memcpy(p->normalizer.m2, c->normalizer_m2, (size_t)c->obs_dim * sizeof(double));
-  normalizer_refresh(&p->normalizer);
-  return NULL;
-}
 
 // One way to make actions, and what came of it.
 struct evaluated {
@@ -116,10 +81,8 @@ static struct error *check_choices(const struct loaded_policy *p, const struct e
   if ((o->field != NULL || o->start != NULL) && (o->sampler_count > 1 || o->step_count > 1))
     return error_new(EXIT_CODE_USAGE, "--%s takes one sampler and one number of steps", o->field ? "field" : "start");
   if (o->start != NULL) TRY(multimodality_check_start(p->task, o->start));
-  if (p->config.objective.kind != OBJECTIVE_PPO || (o->sampler_count == 0 && o->step_count == 0)) return NULL;
-  return error_new(EXIT_CODE_USAGE,
-                   "--%s: %s holds a Gaussian policy (objective.kind ppo), which has no flow to integrate",
-                   o->sampler_count > 0 ? "sampler" : "steps", p->path);
+  if (o->sampler_count > 0) return loaded_policy_needs_flow(p, "sampler");
+  return o->step_count > 0 ? loaded_policy_needs_flow(p, "steps") : NULL;
 }
 
 static struct error *write_field(const struct evaluation *v, const struct multimodality *m, const char *path) {
@@ -164,17 +127,8 @@ static struct error *evaluate_nth(const struct loaded_policy *p, const struct ev
 }
 
 static struct error *evaluate_policy(const struct loaded_policy *p, const struct eval_options *o, FILE *out) {
-  const struct config *c = &p->config;
   TRY(check_choices(p, o));
-  struct evaluation v = {.task = p->task,
-                         .policy = &p->objective.policy,
-                         .parameters = p->checkpoint.parameters,
-                         .normalizer = &p->normalizer,
-                         .acting = policy_evaluation(c),
-                         .episodes = o->episodes ? o->episodes : c->eval.episodes,
-                         .episode_length = evaluate_length(p->task, c->eval.episode_length)};
-  if (o->seed >= 0) v.acting.seed = (uint64_t)o->seed;
-  if (o->noise >= 0) v.acting.noise = o->noise != 0;
+  struct evaluation v = loaded_policy_evaluation(p, o->episodes, o->seed, o->noise);
   struct episode_result *results = calloc((size_t)v.episodes + EVALUATE_BLOCK, sizeof *results);
   if (results == NULL) return error_no_memory("evaluation results");
   openblas_set_num_threads(1);
@@ -186,8 +140,8 @@ static struct error *evaluate_policy(const struct loaded_policy *p, const struct
 }
 
 struct error *eval(const struct eval_options *o, FILE *out) {
-  struct loaded_policy p = {0};
-  struct error *e = load_policy(o->name, &p);
+  struct loaded_policy p;
+  struct error *e = loaded_policy_init(&p, o->name);
   if (e == NULL) e = evaluate_policy(&p, o, out);
   loaded_policy_free(&p);
   return e;
