@@ -12,12 +12,16 @@
 #include "common/config.h"
 #include "common/metrics.h"
 #include "eval.h"
+#include "render.h"
 #include "train.h"
 #include "version.h"
 
 enum { MAX_SETS = 256 };
 
 enum { DEFAULT_GRACE = 20 }; // seconds
+
+// render's, unless it is told otherwise.
+enum { DEFAULT_WIDTH = 640, DEFAULT_HEIGHT = 480, DEFAULT_FPS = 25, DEFAULT_FRAMES = 5 };
 
 // What the options of all commands add up to; each command allows a subset.
 struct arguments {
@@ -26,7 +30,8 @@ struct arguments {
   const char *sets[MAX_SETS];
   int set_count;
   struct eval_options eval;
-  int start[2]; // eval's
+  int start[2];                 // eval's
+  struct render_options render; // its `eval` is the one above
   int64_t max_iterations, obs_dim, action_dim;
   int64_t grace;
   double max_wall;
@@ -49,6 +54,13 @@ enum option_code {
   OPTION_START,
   OPTION_FIELD,
   OPTION_SEED,
+  OPTION_LENGTH,
+  OPTION_CAMERA,
+  OPTION_WIDTH,
+  OPTION_HEIGHT,
+  OPTION_FPS,
+  OPTION_FRAMES,
+  OPTION_BARE,
   OPTION_JSON,
   OPTION_REFERENCE,
   OPTION_OBS_DIM,
@@ -166,6 +178,25 @@ static struct error *take_option(struct arguments *a, int option, const char *va
     return *value != '\0' ? NULL : usage("--field '%s' is not a file's name", value);
   case OPTION_SEED:
     return read_count("seed", value, 0, &a->eval.seed);
+  case 'o':
+    a->render.output = value;
+    return NULL;
+  case OPTION_LENGTH:
+    return read_count("length", value, 1, &a->render.length);
+  case OPTION_CAMERA:
+    a->render.camera = value;
+    return NULL;
+  case OPTION_WIDTH:
+    return read_count("width", value, 1, &a->render.width);
+  case OPTION_HEIGHT:
+    return read_count("height", value, 1, &a->render.height);
+  case OPTION_FPS:
+    return read_count("fps", value, 1, &a->render.fps);
+  case OPTION_FRAMES:
+    return read_count("frames", value, 1, &a->render.frames);
+  case OPTION_BARE:
+    a->render.bare = true;
+    return NULL;
   case OPTION_JSON:
     a->json = true;
     return NULL;
@@ -207,11 +238,21 @@ static const char *faulty_argument(int argc, char **argv) {
   return argv[optind - 1];
 }
 
+// -o only where the command writes a file.
+static const char *short_options(const struct command *c) {
+  for (const struct option *o = c->options; o->name != NULL; ++o)
+    if (o->val == 'o') return ":ho:";
+  return ":h";
+}
+
 static struct error *parse(const struct command *c, int argc, char **argv, struct arguments *a) {
-  *a = (struct arguments){.grace = DEFAULT_GRACE, .eval = {.seed = -1, .noise = -1}};
+  *a = (struct arguments){
+      .grace = DEFAULT_GRACE,
+      .eval = {.seed = -1, .noise = -1},
+      .render = {.width = DEFAULT_WIDTH, .height = DEFAULT_HEIGHT, .fps = DEFAULT_FPS, .frames = DEFAULT_FRAMES}};
   optind = 1;
   opterr = 0;
-  for (int option; (option = getopt_long(argc, argv, ":h", c->options, NULL)) != -1;) {
+  for (int option; (option = getopt_long(argc, argv, short_options(c), c->options, NULL)) != -1;) {
     if (option == ':') return usage("option '%.100s' needs a value", argv[optind - 1]);
     if (option == '?')
       return error_new(EXIT_CODE_USAGE, "option '%.100s' is unknown to 'flowrank %s'; see flowrank %s --help",
@@ -226,7 +267,7 @@ static struct error *parse(const struct command *c, int argc, char **argv, struc
   return NULL;
 }
 
-// --- eval ---
+// --- eval, render ---
 
 static struct error *run_eval(const struct arguments *a, struct job *job) {
   (void)job;
@@ -234,6 +275,15 @@ static struct error *run_eval(const struct arguments *a, struct job *job) {
   o.name = a->operands[0];
   o.json = a->json;
   return eval(&o, stdout);
+}
+
+static struct error *run_render(const struct arguments *a, struct job *job) {
+  (void)job;
+  struct render_options o = a->render;
+  o.eval = a->eval;
+  o.eval.name = a->operands[0];
+  if (o.eval.episodes == 0) o.eval.episodes = 1;
+  return render(&o, stdout);
 }
 
 // --- info, diff, config, tasks ---
@@ -381,6 +431,21 @@ static const struct option EVAL_OPTIONS[] = {TAKES("episodes", OPTION_EPISODES),
                                              FLAG("json", OPTION_JSON),
                                              HELP,
                                              END};
+static const struct option RENDER_OPTIONS[] = {TAKES("output", 'o'),
+                                               TAKES("episodes", OPTION_EPISODES),
+                                               TAKES("length", OPTION_LENGTH),
+                                               TAKES("camera", OPTION_CAMERA),
+                                               TAKES("width", OPTION_WIDTH),
+                                               TAKES("height", OPTION_HEIGHT),
+                                               TAKES("fps", OPTION_FPS),
+                                               TAKES("frames", OPTION_FRAMES),
+                                               FLAG("bare", OPTION_BARE),
+                                               TAKES("steps", OPTION_STEPS),
+                                               TAKES("sampler", OPTION_SAMPLER),
+                                               TAKES("noise", OPTION_NOISE),
+                                               TAKES("seed", OPTION_SEED),
+                                               HELP,
+                                               END};
 static const struct option INFO_OPTIONS[] = {FLAG("json", OPTION_JSON), HELP, END};
 static const struct option NO_OPTIONS[] = {HELP, END};
 static const struct option CONFIG_OPTIONS[] = {TAKES("set", OPTION_SET), FLAG("reference", OPTION_REFERENCE), HELP,
@@ -420,6 +485,21 @@ static const struct command COMMANDS[] = {
      "  --field FILE     GridWorld: what tools/gridworld.py draws, as JSON\n"
      "  --json           one object, or for a table an array of them\n",
      1, 1, false, EVAL_OPTIONS, run_eval},
+    {"render",
+     "render RUN|CHECKPOINT -o FILE [--episodes N] [--length STEPS] [--camera NAME] [--width W] [--height H]\n"
+     "                     [--fps F] [--frames N] [--bare] [--sampler S] [--steps K] [--noise 0|1] [--seed S]",
+     "Draws the first episodes that eval would run with the same options. Needs ffmpeg, and EGL (tools/setup.sh "
+     "--render).\n"
+     "  -o FILE          .mp4, .gif, or .png: a sheet with a row of frames an episode\n"
+     "  --episodes N     how many (default 1)\n"
+     "  --length STEPS   at most so many control steps of each (default all)\n"
+     "  --camera NAME    of the model, or its number there, track or free (default the model's first)\n"
+     "  --width, --height   of a frame (default 640, 480)\n"
+     "  --fps F          frames of a simulated second (default 25)\n"
+     "  --frames N       of an episode on a sheet (default 5); 1: its end\n"
+     "  --bare           no caption with episode, step, reward and return\n"
+     "  --sampler, --steps, --noise, --seed   as for eval, one of each\n",
+     1, 1, false, RENDER_OPTIONS, run_render},
     {"info", "info RUN|CHECKPOINT [--json]", "Describes a checkpoint.\n", 1, 1, false, INFO_OPTIONS, run_info},
     {"diff", "diff A B",
      "Compares two checkpoints (or the newest of two runs) bit by bit: parameters, optimizer, normaliser, environment\n"

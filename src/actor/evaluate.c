@@ -55,8 +55,8 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
   }
   for (int64_t step = 0; step < v->episode_length && running > 0 && !interrupted(&v->interrupt); ++step) {
     normalizer_apply(v->normalizer, EVALUATE_BLOCK, w->obs, w->obs_norm);
-    v->policy->method->act(v->policy, v->parameters, &v->acting, (uint32_t)first, (uint32_t)step, EVALUATE_BLOCK, w->obs_norm,
-                           &w->acting, w->action);
+    v->policy->method->act(v->policy, v->parameters, &v->acting, (uint32_t)first, (uint32_t)step, EVALUATE_BLOCK,
+                           w->obs_norm, &w->acting, w->action);
     for (int i = 0; i < count; ++i) {
       if (ended[i]) continue;
       float *action = w->action + (size_t)i * act, reward;
