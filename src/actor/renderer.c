@@ -86,6 +86,7 @@ void renderer_ghost(struct renderer *r, const mjModel *model, mjData *data, floa
   for (int i = first; i < r->scene.ngeom; ++i) {
     r->scene.geoms[i].rgba[3] *= alpha;
     r->scene.geoms[i].transparent = 1;
+    r->scene.geoms[i].category = mjCAT_DECOR; // without a shadow
   }
 }
 
