@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained policy: installs what is missing, builds, trains configs/quickstart.yaml on all cores,
-# evaluates the result and draws its curve. Run again, it skips what is done and goes on where it was stopped.
+# evaluates the result and draws its curve and, where ffmpeg is, an episode. Run again, it skips what is done and goes on where it was stopped.
 set -euo pipefail
 # shellcheck source=tools/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -40,6 +40,12 @@ say "draw the curve"
 "$plot_python" -c 'import sys; sys.exit(float(sys.argv[1]) < float(sys.argv[2]))' "$mean_return" "$wanted_return" ||
   die "the policy is not trained: mean return $mean_return over $episodes episodes, expected at least $wanted_return"
 
+if command -v ffmpeg >/dev/null; then
+  say "draw an episode"
+  build/flowrank render "$run" -o "$run/cartpole.gif" --length 400 --width 320 --height 240 ||
+    echo "no picture; tools/setup.sh --render installs what it needs"
+fi
+
 say "done"
 mpi_option=
 ((EUID != 0)) || mpi_option=" --allow-run-as-root"
@@ -48,6 +54,7 @@ trained policy   $run/checkpoints (evaluation return $mean_return)
 learning curve   $run/curve.png
 metrics          $run/metrics.jsonl
 
+to watch it               tools/setup.sh --render && build/flowrank render $run -o $run/cartpole.mp4
 again, evaluated anew     build/flowrank eval $run --episodes $episodes
 as an MPI job             mpirun$mpi_option -n 3 --bind-to none --oversubscribe build/flowrank train configs/quickstart.yaml --run runs/mpi
 EOF

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Installs what flowrank needs and does not find: Debian packages, then MuJoCo and the task models (tools/pinned.txt)
 # unpacked under build/deps. What is there is left alone, so a second run needs neither root nor network.
-#   tools/setup.sh [--tests] [--slurm]     --tests: what building and running the tests needs as well
-#                                          --slurm: what the tests on a SLURM need as well; none of its services is started
+#   tools/setup.sh [--render] [--tests] [--slurm]
+#     --render: what `flowrank render` needs as well: ffmpeg, and OpenGL without a screen
+#     --tests: what building and running the tests needs as well, rendering included
+#     --slurm: what the tests on a SLURM need as well; none of its services is started
 # tools/quickstart.sh and tools/test.sh source this file and use its functions.
 set -euo pipefail
 
@@ -28,6 +30,7 @@ python_with() {
   return 1
 }
 plot_modules=numpy,h5py,matplotlib
+render_packages=(ffmpeg libegl1 libgl1-mesa-dri)
 slurm_packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix2 iproute2)
 
 install_packages() {
@@ -36,6 +39,7 @@ install_packages() {
   python_with "yaml,$plot_modules" >/dev/null ||
     wanted+=(python3-numpy python3-h5py python3-matplotlib python3-yaml)
   [[ " $* " != *" --tests "* ]] || wanted+=(libcmocka-dev clang libomp-dev clang-format clang-tidy hdf5-tools)
+  [[ " $* " != *" --tests "* && " $* " != *" --render "* ]] || wanted+=("${render_packages[@]}")
   [[ " $* " != *" --slurm "* ]] || wanted+=("${slurm_packages[@]}")
 
   say "Debian packages"
@@ -157,13 +161,13 @@ build() {
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   for option in "$@"; do
     case $option in
-    --tests | --slurm) ;;
+    --render | --tests | --slurm) ;;
     --help | -h)
       sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
       exit 0
       ;;
     *)
-      echo "setup.sh: unknown option '$option'; allowed: --tests, --slurm" >&2
+      echo "setup.sh: unknown option '$option'; allowed: --render, --tests, --slurm" >&2
       exit 2
       ;;
     esac
