@@ -59,10 +59,7 @@ struct error *renderer_init(struct renderer *r, const mjModel *model, const mjvC
   if (r->rgb == NULL || r->row == NULL) return error_no_memory("a frame");
   TRY(gl_context_init(&r->gl));
   mjv_makeScene(model, &r->scene, MOST_GEOMS);
-  mjr_makeContext(model, &r->context,
-                  height < 400    ? mjFONTSCALE_50
-                  : height < 1000 ? mjFONTSCALE_100
-                                  : mjFONTSCALE_200);
+  mjr_makeContext(model, &r->context, height < 1000 ? mjFONTSCALE_100 : mjFONTSCALE_200);
   mjr_resizeOffscreen(width, height, &r->context);
   mjr_setBuffer(mjFB_OFFSCREEN, &r->context);
   const mjrRect most = mjr_maxViewport(&r->context);

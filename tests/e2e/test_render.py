@@ -91,7 +91,7 @@ class Render(Case):
 
     def test_fps_thins_out_the_same_film(self):
         all_of_it = decode(self.film("png", "--frames", LENGTH + 1, "--bare")[0], (LENGTH + 1) * WIDTH)[0]
-        for fps, every in ((100, 1), (25, 4), (10, 10)):
+        for fps, every in ((25, 4), (10, 10)):
             frames = decode(self.film("mp4", "--fps", fps, "--bare")[0])
             self.assertEqual(len(frames), LENGTH // every + 1)
             last = LENGTH // every * every
@@ -141,8 +141,8 @@ class Render(Case):
                 self.assertAlmostEqual(sum(returns) / episodes, told["mean_return"], delta=0.006)
 
     def test_more_episodes_than_a_block_has(self):
-        _, many = self.film("mp4", "--episodes", 18, "--length", 50)
-        _, few = self.film("mp4", "--episodes", 2, "--length", 50)
+        _, many = self.film("mp4", "--episodes", 18, "--length", 50, "--fps", 4)
+        _, few = self.film("mp4", "--episodes", 2, "--length", 50, "--fps", 4)
         self.assertEqual(many[:2], few[:2])
         self.assertEqual([line.split(":")[0] for line in many[:-1]], [f"episode {i}" for i in range(18)])
         self.assertNotEqual([line.split(": ")[1] for line in many[16:18]], [line.split(": ")[1] for line in few[:2]])
