@@ -87,7 +87,7 @@ static struct error *publish(const struct video *v) {
 
 // Waits for its end. The error of an end that is not well, with the first line that it wrote.
 static struct error *wait_for_ffmpeg(struct video *v) {
-  int status;
+  int status = 0; // stays so where SIGCHLD is ignored, and the kernel keeps no word of it
   while (waitpid(v->ffmpeg, &status, 0) < 0 && errno == EINTR) {
   }
   v->ffmpeg = 0;
