@@ -123,7 +123,7 @@ static void step_env(const struct rollout *r, struct rollout_worker *w, int shar
 static void old_log_probs(const struct rollout *r, struct rollout_worker *w, uint32_t first_env, uint32_t first_step,
                           struct trajectory *out) {
   const struct policy *p = r->policy;
-  const size_t dim = (size_t)p->obs_dim, drawn = (size_t)p->noises * (size_t)p->action_dim, times = (size_t)p->times;
+  const size_t dim = (size_t)p->obs_dim;
   const int block = compared_rows(r), steps = r->sizes.steps;
   for (int e = 0; p->old_columns > 0 && e < r->sizes.envs; ++e)
     for (int first = 0; first < steps && !interrupted(&r->interrupt); first += block) {
@@ -134,9 +134,8 @@ static void old_log_probs(const struct rollout *r, struct rollout_worker *w, uin
                                      .action = out->action + row * (size_t)p->action_columns,
                                      .eps = w->eps,
                                      .t = w->t};
-      for (uint32_t i = 0; i < (uint32_t)rows; ++i)
-        p->method->draw(p, first_env + (uint32_t)e, first_step + (uint32_t)first + i,
-                        (struct policy_draws){.eps = w->eps + i * drawn, .t = w->t + i * times});
+      p->method->draw(p, first_env + (uint32_t)e, first_step + (uint32_t)first, rows,
+                      (struct policy_draws){.eps = w->eps, .t = w->t});
       normalizer_apply(r->normalizer, (size_t)rows, out->obs + (row + (size_t)e) * dim, w->obs_norm);
       p->method->forward(p, r->parameters, &b, &w->comparing, w->log_prob);
       for (size_t i = 0; i < (size_t)rows; ++i)

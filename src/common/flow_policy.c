@@ -159,7 +159,7 @@ void flow_policy_sample(const struct flow_policy *p, const float *parameters, co
                         const float *obs, struct flow_workspace *w, float *x) {
   assert(rows <= w->obs_rows);
   const struct tableau *method = &TABLEAU[how->sampler];
-  const size_t n = (size_t)rows * (size_t)p->action_dim;
+  const size_t dims = (size_t)p->action_dim, n = (size_t)rows * dims;
   const int steps = how->steps;
   float *const at = w->stage, *const u = w->stage + n, *const sum = w->stage + 2 * n;
   share_observation(p, parameters, rows, obs, w->shared);
@@ -173,9 +173,10 @@ void flow_policy_sample(const struct flow_policy *p, const float *parameters, co
       for (size_t j = 0; j < n; ++j) sum[j] = (i > 0 ? sum[j] : 0.0f) + method->weight[i] * u[j];
     }
     for (size_t j = 0; j < n; ++j) x[j] += dt * sum[j];
-    if (how->sde_noise != NULL)
-      for (size_t j = 0; j < n; ++j) x[j] += p->sde_sigma * how->sde_noise[(size_t)k * n + j];
-    keep(how, k, rows, (size_t)p->action_dim, x);
+    for (size_t r = 0; how->sde_noise != NULL && r < (size_t)rows; ++r)
+      for (size_t d = 0; d < dims; ++d)
+        x[r * dims + d] += p->sde_sigma * how->sde_noise[(r * (size_t)steps + (size_t)k) * dims + d];
+    keep(how, k, rows, dims, x);
   }
 }
 
@@ -317,22 +318,22 @@ void flow_policy_chain_of_noise(const struct flow_policy *p, int learned, const 
   }
 }
 
-void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, float *eps,
-                            float *t) {
-  const size_t pairs = (size_t)config->objective.mc_samples;
+void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, int rows,
+                            float *eps, float *t) {
+  const size_t n = (size_t)rows, pairs = (size_t)config->objective.mc_samples, noises = pairs * (size_t)action_dim;
   const uint64_t seed = (uint64_t)config->seed;
-  rng_normal(rng_stream(seed, RNG_CFM_NOISE, env, step), pairs * (size_t)action_dim, eps);
   const struct rng_stream times = rng_stream(seed, RNG_CFM_TIME, env, step);
+  rng_normal_rows(rng_stream(seed, RNG_CFM_NOISE, env, step), RNG_NEXT_STEP, n, noises, noises, eps);
   if (config->objective.flow_time == FLOW_TIME_LOGNORMAL) { // the logit is normal
     const float mean = (float)config->objective.flow_time_mean, std = (float)config->objective.flow_time_std;
-    rng_normal(times, pairs, t);
-    for (size_t m = 0; m < pairs; ++m) t[m] = 1.0f / (1.0f + expf(-(mean + std * t[m])));
+    rng_normal_rows(times, RNG_NEXT_STEP, n, pairs, pairs, t);
+    for (size_t i = 0; i < n * pairs; ++i) t[i] = 1.0f / (1.0f + expf(-(mean + std * t[i])));
     return;
   }
-  rng_uniform(times, pairs, t);
+  rng_uniform_rows(times, RNG_NEXT_STEP, n, pairs, pairs, t);
   if (config->objective.flow_time == FLOW_TIME_UNIFORM) return;
   const float grid = (float)config->policy.flow_steps;
-  for (size_t m = 0; m < pairs; ++m) t[m] = 1.0f - floorf(t[m] * grid) / grid;
+  for (size_t i = 0; i < n * pairs; ++i) t[i] = 1.0f - floorf(t[i] * grid) / grid;
 }
 
 double flow_policy_sample_flops(const struct flow_policy *p, enum sampler_kind sampler, int steps) {

@@ -46,7 +46,7 @@ void flow_policy_velocity(const struct flow_policy *p, const float *parameters, 
 struct flow_sampling {
   enum sampler_kind sampler;
   int steps;
-  const float *sde_noise; // [steps, rows, A] standard normal, times sde_sigma added after each step; null: none
+  const float *sde_noise; // [rows, steps, A] standard normal, times sde_sigma added after each step; null: none
   int kept;               // of the last steps, x after which goes to `chain`
   float *chain;           // [rows, kept, A]; null: none
 };
@@ -88,10 +88,11 @@ void flow_policy_chain_backward(const struct flow_policy *p, const float *parame
 // noise [learned, A]; log_prob [learned].
 void flow_policy_chain_of_noise(const struct flow_policy *p, int learned, const float *noise, float *log_prob);
 
-// Draws the stored pairs of one action again: eps [pairs, A], t [pairs]. `step` counts control steps of environment
-// `env` since the run's start; t from the K = flow_steps left grid points {1, 1−1/K, .., 1/K}, uniform, or lognormal.
-void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, float *eps,
-                            float *t);
+// Draws the stored pairs of `rows` actions again, of environment `env` at control step `step` (counted since the run's
+// start) and those after it: eps [rows, pairs, A], t [rows, pairs]; t from the K = flow_steps left grid points
+// {1, 1−1/K, .., 1/K}, uniform, or lognormal.
+void flow_policy_draw_pairs(const struct config *config, int action_dim, uint32_t env, uint32_t step, int rows,
+                            float *eps, float *t);
 
 // Velocity evaluations of one action.
 int flow_policy_evaluations(enum sampler_kind sampler, int steps);

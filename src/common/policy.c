@@ -12,13 +12,11 @@ static struct rng_stream draws(const struct policy_acting *how, uint32_t purpose
   return rng_stream(how->seed, how->purpose + purpose, owner, step);
 }
 
-// Where the rows start, x [rows, A].
-static void draw_start(const struct policy *p, const struct policy_acting *how, uint32_t first_owner, uint32_t step,
-                       int rows, float *x) {
-  const size_t dims = (size_t)p->action_dim;
-  if (!how->noise) memset(x, 0, (size_t)rows * dims * sizeof *x);
-  for (uint32_t r = 0; how->noise && r < (uint32_t)rows; ++r)
-    rng_normal(draws(how, RNG_ACTION_NOISE, first_owner + r, step), dims, x + r * dims);
+// Where actions start: x [rows, dims], rows `stride` floats apart.
+static void draw_start(const struct policy_acting *how, uint32_t owner, uint32_t step, enum rng_next next, size_t rows,
+                       size_t dims, size_t stride, float *x) {
+  if (how->noise) rng_normal_rows(draws(how, RNG_ACTION_NOISE, owner, step), next, rows, dims, stride, x);
+  for (size_t r = 0; !how->noise && r < rows; ++r) memset(x + r * stride, 0, dims * sizeof *x);
 }
 
 static void flow_act(const struct policy *p, const float *parameters, const struct policy_acting *how,
@@ -31,17 +29,15 @@ static void flow_act(const struct policy *p, const float *parameters, const stru
                                          .sde_noise = sde ? w->sde_noise : NULL,
                                          .kept = how->explore ? p->action_columns / p->action_dim : 1,
                                          .chain = record};
-  draw_start(p, how, first_owner, step, rows, w->x);
-  for (uint32_t r = 0; sde && r < (uint32_t)rows; ++r) {
-    rng_normal(draws(how, RNG_SDE_NOISE, first_owner + r, step), steps * dims, w->draw);
-    for (size_t k = 0; k < steps; ++k)
-      memcpy(w->sde_noise + (k * n + r) * dims, w->draw + k * dims, dims * sizeof(float));
-  }
+  draw_start(how, first_owner, step, RNG_NEXT_OWNER, n, dims, dims, w->x);
+  if (sde)
+    rng_normal_rows(draws(how, RNG_SDE_NOISE, first_owner, step), RNG_NEXT_OWNER, n, steps * dims, steps * dims,
+                    w->sde_noise);
   flow_policy_sample(&p->flow, parameters, &sampling, rows, obs, &w->flow, w->x);
   const float feather = how->explore ? (float)p->config->policy.feather_std : 0.0f;
-  for (uint32_t r = 0; feather > 0 && r < (uint32_t)rows; ++r) { // fpo alone has it, and records the action alone
-    rng_normal(draws(how, RNG_FEATHER, first_owner + r, step), dims, w->draw);
-    for (size_t d = 0; d < dims; ++d) record[r * dims + d] += feather * w->draw[d];
+  if (feather > 0) { // fpo alone has it, and records the action alone
+    rng_normal_rows(draws(how, RNG_FEATHER, first_owner, step), RNG_NEXT_OWNER, n, dims, dims, w->x);
+    for (size_t i = 0; i < n * dims; ++i) record[i] += feather * w->x[i];
   }
 }
 
@@ -55,8 +51,8 @@ static void fpo_layout(struct policy *p, size_t offset) {
   p->action_columns = p->action_dim;
 }
 
-static void fpo_draw(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out) {
-  flow_policy_draw_pairs(p->config, p->action_dim, env, step, out.eps, out.t);
+static void fpo_draw(const struct policy *p, uint32_t env, uint32_t step, int rows, struct policy_draws out) {
+  flow_policy_draw_pairs(p->config, p->action_dim, env, step, rows, out.eps, out.t);
 }
 
 static void fpo_forward(const struct policy *p, const float *parameters, const struct policy_batch *b,
@@ -85,13 +81,16 @@ static void ppo_layout(struct policy *p, size_t offset) {
 static void ppo_act(const struct policy *p, const float *parameters, const struct policy_acting *how,
                     uint32_t first_owner, uint32_t step, int rows, const float *obs, struct policy_workspace *w,
                     float *record) {
-  draw_start(p, how, first_owner, step, rows, record);
+  const size_t dims = (size_t)p->action_dim;
+  draw_start(how, first_owner, step, RNG_NEXT_OWNER, (size_t)rows, dims, dims, record);
   gaussian_policy_sample(&p->gaussian, parameters, rows, obs, &w->gaussian, record);
 }
 
-static void ppo_draw(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out) {
+static void ppo_draw(const struct policy *p, uint32_t env, uint32_t step, int rows, struct policy_draws out) {
   if (p->noises == 0) return;
-  rng_normal(rng_stream((uint64_t)p->config->seed, RNG_ENTROPY, env, step), (size_t)p->action_dim, out.eps);
+  const size_t dims = (size_t)p->action_dim;
+  rng_normal_rows(rng_stream((uint64_t)p->config->seed, RNG_ENTROPY, env, step), RNG_NEXT_STEP, (size_t)rows, dims,
+                  dims, out.eps);
 }
 
 static void ppo_forward(const struct policy *p, const float *parameters, const struct policy_batch *b,
@@ -130,12 +129,16 @@ static struct flow_chain chain_of(const struct policy *p, const struct policy_ba
                              .chain_stride = record};
 }
 
-static void dppo_draw(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out) {
+static void dppo_draw(const struct policy *p, uint32_t env, uint32_t step, int rows, struct policy_draws out) {
   const struct policy_acting how = policy_training(p->config);
-  const size_t dims = (size_t)p->action_dim, steps = (size_t)how.flow_steps;
-  draw_start(p, &how, env, step, 1, out.eps);
-  rng_normal(draws(&how, RNG_SDE_NOISE, env, step), steps * dims, out.eps + dims);
-  flow_policy_chain_of_noise(&p->flow, p->terms, out.eps + (1 + steps - (size_t)p->terms) * dims, out.old);
+  const size_t dims = (size_t)p->action_dim, steps = (size_t)how.flow_steps, terms = (size_t)p->terms;
+  const size_t stride = (1 + steps) * dims;
+  draw_start(&how, env, step, RNG_NEXT_STEP, (size_t)rows, dims, stride, out.eps);
+  rng_normal_rows(draws(&how, RNG_SDE_NOISE, env, step), RNG_NEXT_STEP, (size_t)rows, steps * dims, stride,
+                  out.eps + dims);
+  for (size_t r = 0; r < (size_t)rows; ++r)
+    flow_policy_chain_of_noise(&p->flow, p->terms, out.eps + r * stride + (1 + steps - terms) * dims,
+                               out.old + r * terms);
 }
 
 static void dppo_forward(const struct policy *p, const float *parameters, const struct policy_batch *b,
@@ -175,16 +178,15 @@ struct error *policy_workspace_init(struct policy_workspace *w, const struct pol
   if (is_gaussian(p)) TRY(gaussian_workspace_init(&w->gaussian, &p->gaussian, rows, backward));
   else TRY(flow_workspace_init(&w->flow, &p->flow, rows, pairs, backward));
   const size_t x = simd_padded((size_t)rows * (size_t)p->action_dim);
-  const size_t draw = (size_t)p->config->policy.flow_steps * (size_t)p->action_dim;
-  const size_t sde = use == POLICY_EXPLORE && p->config->policy.sde_sigma > 0 ? (size_t)rows * draw : 0;
-  w->memory = malloc((x + draw + sde + (size_t)rows) * sizeof(float));
+  const bool noisy = use == POLICY_EXPLORE && p->config->policy.sde_sigma > 0;
+  const size_t sde = noisy ? x * (size_t)p->config->policy.flow_steps : 0;
+  w->memory = malloc((x + sde + (size_t)rows) * sizeof(float));
   if (w->memory == NULL) {
     policy_workspace_free(w);
     return error_no_memory("the policy's workspace");
   }
   w->x = w->memory;
-  w->draw = w->x + x;
-  w->sde_noise = w->draw + draw;
+  w->sde_noise = w->x + x;
   w->entropy = w->sde_noise + sde;
   return NULL;
 }

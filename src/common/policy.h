@@ -42,8 +42,7 @@ struct policy_workspace {
   struct gaussian_workspace gaussian; // empty for a flow
   float *memory;
   float *x;         // [rows, A]
-  float *draw;      // [flow_steps, A]: one row's
-  float *sde_noise; // [flow_steps, rows, A]
+  float *sde_noise; // [rows, flow_steps, A]
   float *entropy;   // [rows]: of the newest forward, where the config gives it a cost
 };
 struct error *policy_workspace_init(struct policy_workspace *w, const struct policy *p, enum policy_use use,
@@ -71,7 +70,7 @@ struct policy_batch {
   const float *t;      // [rows, times]
 };
 
-// Where an action's draws go: eps [noises, A], t [times] and, where nothing old is recorded, old [ratios].
+// Where actions' draws go: eps [rows, noises, A], t [rows, times] and, where nothing old is recorded, old [rows, ratios].
 struct policy_draws {
   float *eps, *t, *old;
 };
@@ -85,9 +84,9 @@ struct policy_method {
   void (*act)(const struct policy *p, const float *parameters, const struct policy_acting *how, uint32_t first_owner,
               uint32_t step, int rows, const float *obs, struct policy_workspace *w, float *record);
 
-  // Draws again what an action's log-probabilities need. `step` counts control steps of environment `env` since the
-  // run's start.
-  void (*draw)(const struct policy *p, uint32_t env, uint32_t step, struct policy_draws out);
+  // Draws again what the log-probabilities of `rows` actions need: those of environment `env` at `step` and the control
+  // steps after it, counted since the run's start.
+  void (*draw)(const struct policy *p, uint32_t env, uint32_t step, int rows, struct policy_draws out);
 
   // log_prob [rows, terms]
   void (*forward)(const struct policy *p, const float *parameters, const struct policy_batch *b,

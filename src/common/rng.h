@@ -38,6 +38,13 @@ void rng_uniform(struct rng_stream s, size_t count, float *out);
 // The stream's numbers 0..count-1, standard normal (Box-Muller on pairs), float32.
 void rng_normal(struct rng_stream s, size_t count, float *out);
 
+// As rng_uniform and rng_normal, for `rows` streams that differ in the owner or in the step alone, each one more than the
+// one before: row r [count] is at out + r·stride. Made side by side in vectors: few numbers a row cost no more than many.
+enum rng_next { RNG_NEXT_OWNER, RNG_NEXT_STEP };
+void rng_uniform_rows(struct rng_stream first, enum rng_next next, size_t rows, size_t count, size_t stride,
+                      float *out);
+void rng_normal_rows(struct rng_stream first, enum rng_next next, size_t rows, size_t count, size_t stride, float *out);
+
 // Number `index` of the stream, uniform in (0,1), with 52 random bits: for resets.
 double rng_uniform_at(struct rng_stream s, uint32_t index);
 

@@ -235,11 +235,9 @@ static void gather_actions(const struct learner *l, struct gather *g, int shard,
     float *const old = g->old_log_prob + i * length * ratios;
     memcpy(g->action + i * length * act, t->action + from.row * act, length * act * sizeof(float));
     memcpy(old, t->old_log_prob + from.row * columns, length * columns * sizeof(float));
-    for (size_t s = 0; s < length; ++s)
-      p->method->draw(p, env, step + (uint32_t)s,
-                      (struct policy_draws){.eps = g->eps + (i * length + s) * noises,
-                                            .t = g->t + (i * length + s) * times,
-                                            .old = old + s * ratios});
+    p->method->draw(
+        p, env, step, l->sizes.unroll_length,
+        (struct policy_draws){.eps = g->eps + i * length * noises, .t = g->t + i * length * times, .old = old});
   }
 }
 

@@ -125,7 +125,7 @@ static void naive_sample(const struct fixture *f, enum sampler_kind sampler, int
     }
     if (sde_noise == NULL) continue;
     for (size_t d = 0; d < n; ++d)
-      x[d] += (double)f->policy.sde_sigma * (double)sde_noise[((size_t)step * f->rows + row) * n + d];
+      x[d] += (double)f->policy.sde_sigma * (double)sde_noise[(row * (size_t)steps + (size_t)step) * n + d];
   }
 }
 
@@ -351,7 +351,7 @@ static void grid_times_are_the_left_grid_points_equally_often(void **state) {
     int seen[64] = {0};
     for (uint32_t step = 0; step < DRAWS; ++step) {
       float eps[PAIRS * 2], t[PAIRS];
-      flow_policy_draw_pairs(&config, 2, 3, step, eps, t);
+      flow_policy_draw_pairs(&config, 2, 3, step, 1, eps, t);
       for (int m = 0; m < PAIRS; ++m) {
         const long k = lround((1 - (double)t[m]) * steps[i]);
         assert_true(k >= 0 && k < steps[i]);
@@ -371,7 +371,7 @@ static void uniform_times_and_noise_have_their_distributions(void **state) {
   double sum = 0, squares = 0, noise_sum = 0, noise_squares = 0, on_grid = 0;
   for (uint32_t env = 0; env < DRAWS; ++env) {
     float eps[PAIRS * ACTIONS], t[PAIRS];
-    flow_policy_draw_pairs(&config, ACTIONS, env, 9, eps, t);
+    flow_policy_draw_pairs(&config, ACTIONS, env, 9, 1, eps, t);
     for (int m = 0; m < PAIRS; ++m) {
       assert_true(t[m] > 0 && t[m] < 1);
       sum += (double)t[m];
@@ -401,7 +401,7 @@ static void lognormal_times_have_their_distribution(void **state) {
   double sum = 0, squares = 0, n = PAIRS * DRAWS;
   for (uint32_t env = 0; env < DRAWS; ++env) {
     float eps[PAIRS], t[PAIRS];
-    flow_policy_draw_pairs(&config, 1, env, 9, eps, t);
+    flow_policy_draw_pairs(&config, 1, env, 9, 1, eps, t);
     for (int m = 0; m < PAIRS; ++m) {
       assert_true(t[m] > 0 && t[m] < 1);
       const double z = (log((double)t[m] / (1 - (double)t[m])) + 1.2) / 0.7;
@@ -421,11 +421,11 @@ static void pairs_are_drawn_again_and_differ_between_actions(void **state) {
   for (int i = 0; i < 5; ++i) eps[i][N] = t[i][PAIRS] = 6;
   struct config other = config;
   other.seed = 78;
-  flow_policy_draw_pairs(&config, 2, 4, 1000, eps[0], t[0]);
-  flow_policy_draw_pairs(&config, 2, 5, 1000, eps[1], t[1]);
-  flow_policy_draw_pairs(&config, 2, 4, 1001, eps[2], t[2]);
-  flow_policy_draw_pairs(&other, 2, 4, 1000, eps[3], t[3]);
-  flow_policy_draw_pairs(&config, 2, 4, 1000, eps[4], t[4]);
+  flow_policy_draw_pairs(&config, 2, 4, 1000, 1, eps[0], t[0]);
+  flow_policy_draw_pairs(&config, 2, 5, 1000, 1, eps[1], t[1]);
+  flow_policy_draw_pairs(&config, 2, 4, 1001, 1, eps[2], t[2]);
+  flow_policy_draw_pairs(&other, 2, 4, 1000, 1, eps[3], t[3]);
+  flow_policy_draw_pairs(&config, 2, 4, 1000, 1, eps[4], t[4]);
   assert_same_bits("eps", N, eps[4], eps[0]);
   assert_same_bits("t", PAIRS, t[4], t[0]);
   for (int i = 1; i < 4; ++i) {
@@ -433,6 +433,12 @@ static void pairs_are_drawn_again_and_differ_between_actions(void **state) {
     for (int k = 0; k < PAIRS; ++k) assert_true(t[i][k] != t[0][k]);
   }
   for (int i = 0; i < 5; ++i) assert_true(eps[i][N] == 6 && t[i][PAIRS] == 6);
+  float eps_of_two[2 * N], t_of_two[2 * PAIRS];
+  flow_policy_draw_pairs(&config, 2, 4, 1000, 2, eps_of_two, t_of_two);
+  for (size_t i = 0; i < 2; ++i) {
+    assert_same_bits("eps of two steps", N, eps_of_two + i * N, eps[2 * i]);
+    assert_same_bits("t of two steps", PAIRS, t_of_two + i * PAIRS, t[2 * i]);
+  }
 }
 
 // The observation's product is counted once for all pairs or sampler steps.

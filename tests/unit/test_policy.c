@@ -86,7 +86,7 @@ static void noise_tells_the_chains_old_log_probabilities(void **state) {
       float *record = act(&f, &how, 0, ROWS), *eps = floats(ROWS * drawn), *old = floats(ROWS * terms);
       float *log_prob = floats(ROWS * terms);
       for (uint32_t r = 0; r < ROWS; ++r)
-        p->method->draw(p, FIRST + r, STEP, (struct policy_draws){.eps = eps + r * drawn, .old = old + r * terms});
+        p->method->draw(p, FIRST + r, STEP, 1, (struct policy_draws){.eps = eps + r * drawn, .old = old + r * terms});
       struct policy_workspace w;
       must(policy_workspace_init(&w, p, POLICY_COMPARE, ROWS));
       const struct policy_batch b = {.rows = ROWS, .obs = f.obs, .action = record, .eps = eps};
@@ -97,6 +97,29 @@ static void noise_tells_the_chains_old_log_probabilities(void **state) {
       free(record), free(eps), free(old), free(log_prob), free(want);
       fixture_free(&f);
     }
+}
+
+// Actions of consecutive steps are drawn as they would be one by one.
+static void steps_are_drawn_together_or_one_by_one(void **state) {
+  (void)state;
+  for (enum objective_kind kind = OBJECTIVE_FPO; kind < OBJECTIVE_KINDS; ++kind) {
+    struct fixture f;
+    fixture_init(&f, kind, DENOISING_LAST_HALF);
+    const struct policy *p = &f.policy;
+    const size_t drawn = (size_t)p->noises * ACTIONS, times = (size_t)p->times, ratios = (size_t)p->ratios;
+    const size_t all = drawn + times + ratios;
+    float *together = floats(ROWS * all), *single = floats(ROWS * all);
+    memset(together, 0, ROWS * all * sizeof *together), memset(single, 0, ROWS * all * sizeof *single);
+    p->method->draw(p, 3, STEP, ROWS,
+                    (struct policy_draws){together, together + ROWS * drawn, together + ROWS * (drawn + times)});
+    for (uint32_t r = 0; r < ROWS; ++r)
+      p->method->draw(p, 3, STEP + r, 1,
+                      (struct policy_draws){single + r * drawn, single + ROWS * drawn + r * times,
+                                            single + ROWS * (drawn + times) + r * ratios});
+    assert_same_bits("draws", ROWS * all, together, single);
+    free(together), free(single);
+    fixture_free(&f);
+  }
 }
 
 // The chain that is recorded ends in the action that no recording would have made.
@@ -173,6 +196,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(recorded_is_what_cannot_be_drawn_again),
       cmocka_unit_test(noise_tells_the_chains_old_log_probabilities),
+      cmocka_unit_test(steps_are_drawn_together_or_one_by_one),
       cmocka_unit_test(recording_does_not_change_the_action),
       cmocka_unit_test(rows_draw_from_their_own_streams),
       cmocka_unit_test(evaluation_without_noise_knows_no_seed),

@@ -76,6 +76,31 @@ static void the_first_numbers_do_not_depend_on_how_many_are_drawn(void **state) 
   }
 }
 
+// Rows of any length and distance are the streams of consecutive owners or steps; nothing between them is touched.
+static void rows_are_streams_side_by_side(void **state) {
+  (void)state;
+  enum { ROWS = 37, MOST = 70 };
+  const struct rng_stream s = rng_stream(91, RNG_BENCH, UINT32_MAX - 5, 17);
+  float uniform[ROWS * MOST], normal[ROWS * MOST], want[MOST];
+  for (size_t count = 0; count < MOST; count += count < 20 ? 1 : 13)
+    for (enum rng_next next = RNG_NEXT_OWNER; next <= RNG_NEXT_STEP; ++next) {
+      const size_t stride = count + count % 3;
+      for (size_t i = 0; i < ROWS * MOST; ++i) uniform[i] = normal[i] = 42;
+      rng_uniform_rows(s, next, ROWS, count, stride, uniform);
+      rng_normal_rows(s, next, ROWS, count, stride, normal);
+      for (uint32_t r = 0; r < ROWS; ++r) {
+        struct rng_stream one = s;
+        *(next == RNG_NEXT_OWNER ? &one.owner : &one.step) += r;
+        rng_uniform(one, count, want);
+        assert_same_bits("uniform", count, uniform + r * stride, want);
+        rng_normal(one, count, want);
+        assert_same_bits("normal", count, normal + r * stride, want);
+        for (size_t i = count; i < stride; ++i)
+          assert_true(uniform[r * stride + i] == 42 && normal[r * stride + i] == 42);
+      }
+    }
+}
+
 // Same numbers at the same place in fewer than a handful of 1000 23-bit draws means different streams.
 static void assert_streams_differ(struct rng_stream a, struct rng_stream b) {
   float x[1000], y[1000];
@@ -279,6 +304,7 @@ int main(void) {
       cmocka_unit_test(generator_is_philox4x32_10_of_random123),
       cmocka_unit_test(a_draw_is_a_function_of_its_stream),
       cmocka_unit_test(the_first_numbers_do_not_depend_on_how_many_are_drawn),
+      cmocka_unit_test(rows_are_streams_side_by_side),
       cmocka_unit_test(seed_purpose_owner_and_step_each_make_another_stream),
       cmocka_unit_test(uniform_is_uniform_inside_zero_and_one),
       cmocka_unit_test(normal_is_standard_normal),
