@@ -98,24 +98,33 @@ static inline simd simd_reciprocal(simd x) {
 
 static inline simd simd_all(float x) { return (simd){0} + x; }
 
-// 2^x for x in [-120, 120], to 3e-7 of the value: x = n + f, a polynomial in f, and n added to the exponent's bits.
-// A NaN stays one. Coefficients: minimax for the relative error on [-1/2, 1/2].
-static inline simd simd_exp2(simd x) {
-  const simd round = simd_all(0x1.8p23f); // what is added to it loses its fraction and leaves n in the lowest bits
-  const simd shifted = x + round, f = x - (shifted - round);
+// 2^f for f in [-1/2, 1/2], to 3e-7 of the value: minimax for the relative error.
+static inline simd simd_exp2_fraction(simd f) {
   simd p = simd_all(0.00132647261f);
   p = SIMD_FMA(p, f, simd_all(0.00967151299f));
   p = SIMD_FMA(p, f, simd_all(0.0555073358f));
   p = SIMD_FMA(p, f, simd_all(0.240222424f));
   p = SIMD_FMA(p, f, simd_all(0.693147004f));
-  p = SIMD_FMA(p, f, simd_all(1.0f));
-  return (simd)((simd_bits)p + ((simd_bits)shifted << 23));
+  return SIMD_FMA(p, f, simd_all(1.0f));
+}
+
+// 2^x for x of at most 115; below -115 some number up to 2^-115. A NaN stays one. x = n + f with an integer n.
+static inline simd simd_exp2(simd x) {
+#if defined(__AVX512DQ__)
+  const simd f = (simd)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  return (simd)_mm512_scalef_ps((__m512)simd_exp2_fraction(f), (__m512)(x - f));
+#else
+  const simd round = simd_all(0x1.8p23f); // what is added to it loses its fraction and leaves n in the lowest bits
+  const simd bounded = SIMD_MAX(simd_all(-115.0f), x), shifted = bounded + round;
+  const simd p = simd_exp2_fraction(bounded - (shifted - round));
+  return (simd)((simd_bits)p + ((simd_bits)shifted << 23)); // n goes to the exponent's bits
+#endif
 }
 
 // 1/(1 + exp(-x)); beyond |x| = 80, where it is 1e-35 from its limit, it stays constant.
 static inline simd simd_sigmoid(simd x) {
   const simd exponent = x * -0x1.715476p0f; // -x·log2(e)
-  return simd_reciprocal(1.0f + simd_exp2(SIMD_MAX(simd_all(-115.0f), SIMD_MIN(simd_all(115.0f), exponent))));
+  return simd_reciprocal(1.0f + simd_exp2(SIMD_MIN(simd_all(115.0f), exponent)));
 }
 
 #endif
