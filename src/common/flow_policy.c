@@ -222,7 +222,7 @@ static void predict_backward(const struct flow_policy *p, const float *parameter
                              const float *obs, struct flow_workspace *w, float *gradient) {
   const int first = p->net.width[1], all = rows * pairs, columns = p->action_dim + p->embedding_dim;
   const size_t n = (size_t)first;
-  const float *dz = mlp_backward_hidden(&p->net, parameters, all, &w->tape, w->d_u, gradient);
+  const float *dz = mlp_backward_hidden(&p->net, parameters, all, &w->tape, w->d_u, true, gradient);
   float *const d_weight = gradient + p->net.weight[0];
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, columns, first, all, 1.0f, w->input, columns, dz, first, 1.0f,
               d_weight + (size_t)p->obs_dim * n, first);

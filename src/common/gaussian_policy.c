@@ -91,5 +91,5 @@ void gaussian_policy_backward(const struct gaussian_policy *p, const float *para
       d_s[d] = d_scale * sigmoid(s[d]);
     }
   }
-  mlp_backward(&p->net, parameters, rows, obs, &w->tape, w->d_output, gradient);
+  mlp_backward(&p->net, parameters, rows, obs, &w->tape, w->d_output, true, gradient);
 }

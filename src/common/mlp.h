@@ -2,6 +2,7 @@
 #ifndef FLOWRANK_MLP_H
 #define FLOWRANK_MLP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,6 +33,7 @@ struct mlp_tape {
   float *activation[MLP_MAX_LAYERS]; // [rows, width[l+1]]: output of hidden layer l, after SiLU
   float *slope[MLP_MAX_LAYERS];      // [rows, width[l+1]]: SiLU' at hidden layer l's input; null without backward
   float *gradient[2];                // [rows, max width] scratch of the backward pass
+  float *turned;                     // [width[l+1], width[l]]: its layer's weights, transposed
 };
 
 // with_backward 0 leaves out what only mlp_backward needs.
@@ -42,18 +44,19 @@ void mlp_tape_free(struct mlp_tape *tape);
 void mlp_forward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,
                  float *output);
 
-// Gradient of a scalar with respect to the parameters, ADDED to `gradient` (same offsets as the parameters), from
-// d_output [rows, outputs] (scalar by output). Uses the tape of the mlp_forward with the same input.
+// Gradient of a scalar with respect to the parameters, added to `gradient` (same offsets as the parameters) or put there
+// over whatever it holds, from d_output [rows, outputs] (scalar by output). Uses the tape of the mlp_forward with the
+// same input.
 void mlp_backward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,
-                  const float *d_output, float *gradient);
+                  const float *d_output, bool add, float *gradient);
 
 // The two halves for callers that make the first layer's product themselves (flow_policy.c): the caller puts
 // input·W0, without bias, into tape->activation[0]; the rest follows. Needs at least one hidden layer.
 void mlp_forward_hidden(const struct mlp *net, const float *parameters, int rows, struct mlp_tape *tape, float *output);
 // Backward down to the first layer's product: its gradient [rows, width[1]] is returned (lives in the tape); the first
-// bias' gradient is added, the first weights' is the caller's.
+// bias' gradient is made, the first weights' is the caller's.
 float *mlp_backward_hidden(const struct mlp *net, const float *parameters, int rows, struct mlp_tape *tape,
-                           const float *d_output, float *gradient);
+                           const float *d_output, bool add, float *gradient);
 
 // Floating-point operations of the matrix products for one row, forward only / backward only (with input gradient of
 // all layers but the first).

@@ -98,7 +98,7 @@ static void value_loss(const struct objective *o, int rows, const uint8_t *flags
 }
 
 void objective_value(const struct objective *o, const float *parameters, const struct minibatch *b,
-                     int64_t total_actions, struct objective_workspace *w, float *gradient, double *sums,
+                     int64_t total_actions, struct objective_workspace *w, bool add, float *gradient, double *sums,
                      float *advantage) {
   const struct config *c = o->config;
   const struct gae gae = {.discount = (float)c->objective.discount,
@@ -119,7 +119,7 @@ void objective_value(const struct objective *o, const float *parameters, const s
                     advantage + first_row + at);
     }
     value_loss(o, rows, b->flags + first_row, total_actions, w, sums);
-    mlp_backward(&o->value, parameters, rows, w->obs, &w->value_tape, w->d_value, gradient);
+    mlp_backward(&o->value, parameters, rows, w->obs, &w->value_tape, w->d_value, add || unroll > 0, gradient);
   }
 }
 

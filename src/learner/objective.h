@@ -3,6 +3,7 @@
 #ifndef FLOWRANK_OBJECTIVE_H
 #define FLOWRANK_OBJECTIVE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/config.h"
@@ -56,14 +57,15 @@ void objective_workspace_free(struct objective_workspace *w);
 
 // Values, targets, advantages, and the value loss with its gradient.
 // total_actions: actions of the whole minibatch over all shards (the mean's divisor).
-// gradient [parameter_count]: the value network's part is added to. sums [OBJECTIVE_SUMS] are added to.
+// gradient [parameter_count]: the value network's part is added to, or set whatever it holds. sums [OBJECTIVE_SUMS] are
+// added to.
 // advantage [n] out, not normalised.
 void objective_value(const struct objective *o, const float *parameters, const struct minibatch *b,
-                     int64_t total_actions, struct objective_workspace *w, float *gradient, double *sums,
+                     int64_t total_actions, struct objective_workspace *w, bool add, float *gradient, double *sums,
                      float *advantage);
 
-// The surrogate of the ratios (FPO eq. 9 and 10; PPO), less the entropy's share, and its gradient. advantage [n] already
-// normalised.
+// The surrogate of the ratios (FPO eq. 9 and 10; PPO), less the entropy's share, and its gradient, which is
+// added to the policy's part of `gradient`. advantage [n] already normalised.
 void objective_policy(const struct objective *o, const float *parameters, const struct minibatch *b,
                       int64_t total_actions, const float *advantage, struct objective_workspace *w, float *gradient,
                       double *sums);

@@ -276,8 +276,7 @@ static struct error *normalise(struct learner *l, struct learned *learned) {
 static void value_slice(struct learner *l, struct gather *g, int shard, int k, const float *parameters) {
   struct minibatch b = gather_slice(l, g, shard, k);
   if (l->layout.finals > 0) gather_finals(l, g, shard, k, &b);
-  memset(l->gradient[shard], 0, l->objective->parameter_count * sizeof(float));
-  objective_value(l->objective, parameters, &b, l->sizes.minibatch_actions, g->objective, l->gradient[shard],
+  objective_value(l->objective, parameters, &b, l->sizes.minibatch_actions, g->objective, false, l->gradient[shard],
                   l->sums[shard], l->advantage[shard]);
   moments_of_rows(1, slice_actions(l), l->advantage[shard], l->moments[shard]);
 }
@@ -292,6 +291,7 @@ static void policy_slice(struct learner *l, struct gather *g, int shard, int k, 
     const float mean = (float)l->total[1], scale = (float)(1.0 / (sqrt(l->total[2] / l->total[0]) + 1e-8));
     for (size_t i = 0; i < slice_actions(l); ++i) advantage[i] = (advantage[i] - mean) * scale;
   }
+  memset(l->gradient[shard], 0, policy_net(&l->objective->policy)->end * sizeof(float));
   objective_policy(l->objective, parameters, &b, l->sizes.minibatch_actions, advantage, g->objective,
                    l->gradient[shard], l->sums[shard]);
 }

@@ -467,7 +467,8 @@ static void run_objective(const struct loss_case *c, size_t slices, struct resul
         .reward = f.reward + at,
         .flags = f.flags + at,
     };
-    objective_value(&r->objective, parameters, &batch[s], (int64_t)f.rows, w, r->gradient, r->sums, advantage + at);
+    objective_value(&r->objective, parameters, &batch[s], (int64_t)f.rows, w, true, r->gradient, r->sums,
+                    advantage + at);
   }
   normalise_advantages(r, advantage);
   for (size_t s = 0; s < slices; ++s)

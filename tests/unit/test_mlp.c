@@ -134,7 +134,7 @@ static void forward_survives_large_inputs(void **state) {
   must(mlp_tape_init(&tape, &net.mlp, 8, 1));
   mlp_forward(&net.mlp, net.parameters, 8, input, &tape, output);
   assert_near("output", 8 * 4, output, want, 1e-5);
-  mlp_backward(&net.mlp, net.parameters, 8, input, &tape, output, gradient);
+  mlp_backward(&net.mlp, net.parameters, 8, input, &tape, output, true, gradient);
   for (size_t i = 0; i < net.mlp.end; ++i) assert_true(isfinite(gradient[i]));
   mlp_tape_free(&tape);
   free(net.parameters), free(input), free(output), free(gradient), free(parameters), free(want);
@@ -187,7 +187,7 @@ static void backward_equals_central_differences(void **state) {
     struct mlp_tape tape;
     must(mlp_tape_init(&tape, &net.mlp, s->rows + 2, 1));
     mlp_forward(&net.mlp, net.parameters, s->rows, input, &tape, output);
-    mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, gradient);
+    mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, true, gradient);
     for (int l = 0; l < net.mlp.layers; ++l) {
       const size_t weight = net.mlp.weight[l], bias = net.mlp.bias[l], width = (size_t)net.mlp.width[l + 1];
       assert_near("weight gradient", bias - weight, gradient + weight, want + weight, 5e-6);
@@ -211,7 +211,7 @@ static void backward_equals_differences_of_forward_along_random_directions(void 
   struct mlp_tape tape;
   must(mlp_tape_init(&tape, &net.mlp, s->rows, 1));
   mlp_forward(&net.mlp, net.parameters, s->rows, input, &tape, output);
-  mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, gradient);
+  mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, true, gradient);
   for (int round = 0; round < 8; ++round) {
     float *direction = normal_floats(&source, count, 1);
     double slope = 0, norm = 0, difference = 0;
@@ -229,7 +229,7 @@ static void backward_equals_differences_of_forward_along_random_directions(void 
   free(net.parameters), free(input), free(output), free(d_output), free(gradient), free(moved);
 }
 
-static void backward_adds_to_the_gradient(void **state) {
+static void backward_adds_to_the_gradient_or_puts_it_there(void **state) {
   (void)state;
   struct source source = {6};
   const struct shape *s = &SHAPES[0];
@@ -242,14 +242,18 @@ static void backward_adds_to_the_gradient(void **state) {
   struct mlp_tape tape;
   must(mlp_tape_init(&tape, &net.mlp, s->rows, 1));
   mlp_forward(&net.mlp, net.parameters, s->rows, input, &tape, output);
-  mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, once);
+  mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, true, once);
   for (size_t i = 0; i < count; ++i) twice[i] = (float)i;
   for (size_t i = 0; i < count; ++i) want[i] = (double)i + 2 * (double)once[i];
   for (int round = 0; round < 2; ++round) { // a backward pass leaves what the next one needs
     mlp_forward(&net.mlp, net.parameters, s->rows, input, &tape, output);
-    mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, twice);
+    mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, true, twice);
   }
   for (size_t i = 0; i < count; ++i) assert_number("gradient", (double)twice[i], want[i], 1e-6, 100);
+  for (size_t i = 0; i < count; ++i) twice[i] = NAN;
+  mlp_forward(&net.mlp, net.parameters, s->rows, input, &tape, output);
+  mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, false, twice);
+  assert_same_bits("gradient put over what was there", count, twice, once);
   mlp_tape_free(&tape);
   free(net.parameters), free(input), free(d_output), free(output), free(once), free(twice), free(want);
 }
@@ -267,7 +271,7 @@ static void hidden_halves_equal_the_whole(void **state) {
   struct mlp_tape tape;
   must(mlp_tape_init(&tape, &net.mlp, s->rows, 1));
   mlp_forward(&net.mlp, net.parameters, s->rows, input, &tape, whole);
-  mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, gradient);
+  mlp_backward(&net.mlp, net.parameters, s->rows, input, &tape, d_output, true, gradient);
   for (size_t r = 0; r < rows; ++r)
     for (size_t c = 0; c < n; ++c) {
       double sum = 0;
@@ -278,7 +282,7 @@ static void hidden_halves_equal_the_whole(void **state) {
   mlp_forward_hidden(&net.mlp, net.parameters, s->rows, &tape, halves);
   double *want = to_doubles(outputs, whole), *want_gradient = to_doubles(count, gradient), *first = doubles(inputs * n);
   assert_near("output", outputs, halves, want, 2e-6);
-  const float *dz = mlp_backward_hidden(&net.mlp, net.parameters, s->rows, &tape, d_output, hidden);
+  const float *dz = mlp_backward_hidden(&net.mlp, net.parameters, s->rows, &tape, d_output, true, hidden);
   for (size_t i = 0; i < inputs; ++i)
     for (size_t c = 0; c < n; ++c) {
       for (size_t r = 0; r < rows; ++r) first[i * n + c] += (double)input[r * inputs + i] * (double)dz[r * n + c];
@@ -310,7 +314,7 @@ int main(void) {
       cmocka_unit_test(tape_holds_each_hidden_layers_silu_and_slope),
       cmocka_unit_test(backward_equals_central_differences),
       cmocka_unit_test(backward_equals_differences_of_forward_along_random_directions),
-      cmocka_unit_test(backward_adds_to_the_gradient),
+      cmocka_unit_test(backward_adds_to_the_gradient_or_puts_it_there),
       cmocka_unit_test(hidden_halves_equal_the_whole),
       cmocka_unit_test(flops_count_the_matrix_products),
   };

@@ -311,7 +311,7 @@ static void sums_and_advantages_equal_naive(void **state) {
     float *gradient = floats(f.count), *got = floats(ROWS + 1), *advantage = normalised(f.advantage);
     double sums[OBJECTIVE_SUMS] = {0};
     got[ROWS] = 8;
-    objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, gradient, sums, got);
+    objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, true, gradient, sums, got);
     assert_near("advantage", ROWS, got, f.advantage, 1e-5);
     assert_true(got[ROWS] == 8);
     for (size_t i = 0; i < policy_net(&f.objective.policy)->end; ++i) assert_true(gradient[i] == 0);
@@ -336,7 +336,7 @@ static void sums_and_advantages_equal_naive(void **state) {
 // Into `gradient` and `sums`: both halves of the objective, given normalised advantages.
 static void whole_objective(struct fixture *f, const float *advantage, float *gradient, double *sums) {
   float *raw = floats(ROWS);
-  objective_value(&f->objective, f->parameters, &f->batch, ROWS, f->workspace, gradient, sums, raw);
+  objective_value(&f->objective, f->parameters, &f->batch, ROWS, f->workspace, true, gradient, sums, raw);
   objective_policy(&f->objective, f->parameters, &f->batch, ROWS, advantage, f->workspace, gradient, sums);
   free(raw);
 }
@@ -449,13 +449,13 @@ static void slices_add_up_to_the_whole(void **state) {
     double whole_sums[OBJECTIVE_SUMS] = {0}, sums[OBJECTIVE_SUMS] = {0};
     whole_objective(&f, advantage, whole, whole_sums);
     double untouched[OBJECTIVE_SUMS] = {0};
-    objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, added, untouched, raw);
+    objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, true, added, untouched, raw);
     memset(added, 0, f.count * sizeof *added);
     for (size_t k = 0; k + 1 < COUNT_OF(cut); ++k) { // one of them is empty
       int32_t final_at[ROWS];
       const struct minibatch slice = slice_of(&f, cut[k], cut[k + 1], final_at);
       const size_t row = (size_t)(cut[k] * STEPS);
-      objective_value(&f.objective, f.parameters, &slice, ROWS, f.workspace, added, sums, raw_slices + row);
+      objective_value(&f.objective, f.parameters, &slice, ROWS, f.workspace, true, added, sums, raw_slices + row);
       objective_policy(&f.objective, f.parameters, &slice, ROWS, advantage + row, f.workspace, added, sums);
     }
     double *want = to_doubles(f.count, whole), *want_raw = to_doubles(ROWS, raw);
@@ -480,6 +480,12 @@ static void gradient_and_sums_are_added_to(void **state) {
   whole_objective(&f, advantage, more, more_sums);
   for (size_t i = 0; i < f.count; ++i) assert_number("gradient", (double)more[i], 1 + (double)once[i], 1e-5, 1);
   for (int i = 0; i < OBJECTIVE_SUMS; ++i) assert_number("sum", more_sums[i], 1000 + sums[i], 1e-12, 1000);
+  for (size_t i = 0; i < f.count; ++i) more[i] = NAN;
+  const size_t policy = policy_net(&f.objective.policy)->end;
+  float raw[ROWS];
+  objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, false, more, more_sums, raw);
+  assert_same_bits("value gradient put there", f.count - policy, more + policy, once + policy);
+  for (size_t i = 0; i < policy; ++i) assert_true(isnan(more[i]));
   free(once), free(more), free(advantage);
   fixture_free(&f);
 }
@@ -492,7 +498,7 @@ static void total_actions_divides_the_gradient(void **state) {
   float *one = floats(f.count), *four = floats(f.count), *advantage = normalised(f.advantage), *raw = floats(ROWS);
   double sums[OBJECTIVE_SUMS] = {0}, same[OBJECTIVE_SUMS] = {0}, *want = doubles(f.count);
   whole_objective(&f, advantage, one, sums);
-  objective_value(&f.objective, f.parameters, &f.batch, 4 * ROWS, f.workspace, four, same, raw);
+  objective_value(&f.objective, f.parameters, &f.batch, 4 * ROWS, f.workspace, true, four, same, raw);
   objective_policy(&f.objective, f.parameters, &f.batch, 4 * ROWS, advantage, f.workspace, four, same);
   for (size_t i = 0; i < f.count; ++i) want[i] = (double)one[i] / 4;
   assert_near("gradient", f.count, four, want, 1e-6);
