@@ -54,8 +54,9 @@ struct task_kind {
 
 struct task {
   const struct task_kind *kind;
-  mjModel *model;       // null without physics
-  mjModel *inner_model; // for all physics steps of a control step but the last: the same physics, nothing to look at
+  mjModel *model;       // as its file describes it; null without physics
+  mjModel *inner_model; // for physics steps after which nobody looks: the same physics without sensors and cameras
+  mjModel *last_model;  // for a control step's last one: with the sensors, where the task has any among its objects
   int substeps;
   int obs_dim, action_dim;
   int64_t episode_length; // control steps

@@ -13,7 +13,7 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
 // Lets the body fall to the ground.
 static void settle(const struct task *task, struct task_worker *w, struct rng_stream draws) {
   (void)draws;
-  for (int i = 0; i < SETTLE_STEPS; ++i) mj_step(task->model, w->data);
+  for (int i = 0; i < SETTLE_STEPS; ++i) mj_step(task->inner_model, w->data);
   w->data->time = 0;
 }
 
