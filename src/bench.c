@@ -130,8 +130,7 @@ static struct error *rollout_rounds(struct rollout_bench *b, struct rollout_time
     rollout_collect(&b->rollout, &b->worker, 0, i + 1, &b->trajectory);
     t->collect[i] = clock_seconds() - mark;
     const size_t recorded = (size_t)b->rollout.sizes.envs * (size_t)b->rollout.sizes.steps;
-    for (size_t a = 0; a < recorded * (size_t)b->rollout.layout.action_columns; ++a)
-      b->trajectory.action[a] = tanhf(b->trajectory.action[a]);
+    policy_squash(recorded * (size_t)b->rollout.layout.action_columns, b->trajectory.action, b->trajectory.action);
     mark = clock_seconds();
     if (b->task->model != NULL) bare_physics(b);
     t->physics[i] = clock_seconds() - mark;

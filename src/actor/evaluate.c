@@ -61,7 +61,7 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
       if (ended[i]) continue;
       float *action = w->action + (size_t)i * act, reward;
       bool broken;
-      for (size_t d = 0; d < act; ++d) action[d] = tanhf(action[d]);
+      policy_squash(act, action, action);
       task_step(v->task, &w->task, action, w->state + (size_t)i * size, w->obs + (size_t)i * obs, &reward, &ended[i],
                 &broken);
       results[i].episode_return += (double)reward;

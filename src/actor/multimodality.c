@@ -56,7 +56,7 @@ static void act(struct crowd *c, int count, uint32_t owner, uint32_t step) {
   const struct evaluation *v = c->v;
   normalizer_apply(v->normalizer, (size_t)count, c->obs, c->obs_norm);
   v->policy->method->act(v->policy, v->parameters, &c->acting, owner, step, count, c->obs_norm, &c->policy, c->action);
-  for (int i = 0; i < count * DIMS; ++i) c->action[i] = tanhf(c->action[i]);
+  policy_squash((size_t)count * DIMS, c->action, c->action);
 }
 
 // Where walker `row`, who has ended, is.

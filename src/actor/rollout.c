@@ -82,10 +82,9 @@ static void act(const struct rollout *r, struct rollout_worker *w, uint32_t firs
   const size_t envs = (size_t)r->sizes.envs, dims = (size_t)p->action_dim, columns = (size_t)p->action_columns;
   normalizer_apply(r->normalizer, envs, w->obs, w->obs_norm);
   p->method->act(p, r->parameters, &how, first_env, step, r->sizes.envs, w->obs_norm, &w->acting, w->record);
-  for (size_t e = 0; e < envs; ++e) {
-    const float *raw = w->record + (e + 1) * columns - dims;
-    for (size_t d = 0; d < dims; ++d) w->env_action[e * dims + d] = tanhf(raw[d]);
-  }
+  for (size_t e = 0; e < envs; ++e)
+    memcpy(w->env_action + e * dims, w->record + (e + 1) * columns - dims, dims * sizeof(float));
+  policy_squash(envs * dims, w->env_action, w->env_action);
 }
 
 // One environment's control step with its bookkeeping: record, end of episode, next observation into w->obs.

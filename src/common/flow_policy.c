@@ -81,6 +81,19 @@ static void embed_times(int frequencies, size_t count, const float *t, size_t st
   }
 }
 
+// The same for a single t: its frequencies side by side.
+static void embed_time(int frequencies, float t, float *out) {
+  for (int k = 0; k < frequencies; k += SIMD_LANES) {
+    const size_t part = (size_t)(frequencies - k < SIMD_LANES ? frequencies - k : SIMD_LANES);
+    float angle[SIMD_LANES] = {0};
+    simd s, c;
+    for (size_t j = 0; j < part; ++j) angle[j] = t * (float)(1u << ((size_t)k + j));
+    SIMD_SINCOS(simd_load(angle), s, c);
+    simd_store_part(out + k, c, part);
+    simd_store_part(out + frequencies + k, s, part);
+  }
+}
+
 // The network's prediction, with its scale, from w->shared and w->input.
 static void predict_of_input(const struct flow_policy *p, const float *parameters, int rows, int pairs,
                              struct flow_workspace *w, float *u) {
@@ -120,7 +133,7 @@ static void velocity_at(const struct flow_policy *p, const float *parameters, in
   const int first = p->net.width[1];
   const size_t n = (size_t)first, action = (size_t)p->action_dim;
   float *const embedding = w->input, *const z = w->tape.activation[0];
-  embed_times(p->embedding_dim / 2, 1, &t, (size_t)p->embedding_dim, embedding);
+  embed_time(p->embedding_dim / 2, t, embedding);
   const float *e_weights = x_weights(p, parameters) + action * n;
   for (size_t c = 0; c < n; ++c) z[c] = 0;
   for (int k = 0; k < p->embedding_dim; ++k)
@@ -279,7 +292,7 @@ void flow_policy_chain_forward(const struct flow_policy *p, const float *paramet
     const struct flow_step s = step_of(c, dims, i / pairs, (int)(i % pairs));
     memcpy(w->input + i * columns, s.x, dims * sizeof(float));
     float *const embedding = w->input + i * columns + dims; // the first row's serves them all
-    if (i < pairs) embed_times(p->embedding_dim / 2, 1, &s.t, columns, embedding);
+    if (i < pairs) embed_time(p->embedding_dim / 2, s.t, embedding);
     else memcpy(embedding, embedding - pairs * columns, (size_t)p->embedding_dim * sizeof(float));
   }
   predict_of_input(p, parameters, rows, c->learned, w, w->u);

@@ -216,6 +216,13 @@ struct policy_acting policy_evaluation(const struct config *config) {
                                 .purpose = RNG_EVAL};
 }
 
+void policy_squash(size_t count, const float *raw, float *action) {
+  for (size_t i = 0; i < count; i += SIMD_LANES) {
+    const size_t part = count - i < SIMD_LANES ? count - i : SIMD_LANES;
+    simd_store_part(action + i, SIMD_TANH(simd_load_part(raw + i, part)), part);
+  }
+}
+
 void policy_combine(const struct policy *p, const float *terms, float *out) {
   if (p->ratios == p->terms) {
     memcpy(out, terms, (size_t)p->terms * sizeof *out);

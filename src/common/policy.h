@@ -98,6 +98,9 @@ struct policy_method {
                    struct policy_workspace *w, float *d_log_prob, float d_entropy, float *gradient);
 };
 
+// What the environment receives of raw actions: their tanh. raw [count], action [count]; they may be the same.
+void policy_squash(size_t count, const float *raw, float *action);
+
 // An action's log-probabilities as its ratios see them: themselves, or their mean. terms [terms], out [ratios].
 void policy_combine(const struct policy *p, const float *terms, float *out);
 

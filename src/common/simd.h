@@ -1,4 +1,4 @@
-// The widest float vector that this build targets, with SLEEF's log and sine/cosine on it. Plain arithmetic uses the
+// The widest float vector that this build targets, with SLEEF's log, tanh and sine/cosine on it. Plain arithmetic uses the
 // compilers' vector extension, so that gcc and clang give the same operations in the same order. The exponential is our
 // own: in a small network it costs as much as the products, and a call into a library doubles that.
 #ifndef FLOWRANK_SIMD_H
@@ -14,6 +14,7 @@ enum { SIMD_LANES = 16 };
 typedef float simd __attribute__((vector_size(64)));
 typedef uint32_t simd_bits __attribute__((vector_size(64)));
 #define SIMD_LOG(x) ((simd)Sleef_logf16_u10avx512f((__m512)(x)))
+#define SIMD_TANH(x) ((simd)Sleef_tanhf16_u10avx512f((__m512)(x)))
 #define SIMD_SINCOS(x, s, c) SIMD_PAIR(Sleef___m512_2, Sleef_sincosf16_u10avx512f((__m512)(x)), s, c)
 #define SIMD_SINCOSPI(x, s, c) SIMD_PAIR(Sleef___m512_2, Sleef_sincospif16_u05avx512f((__m512)(x)), s, c)
 #define SIMD_SQRT(x) ((simd)_mm512_sqrt_ps((__m512)(x)))
@@ -26,6 +27,7 @@ enum { SIMD_LANES = 8 };
 typedef float simd __attribute__((vector_size(32)));
 typedef uint32_t simd_bits __attribute__((vector_size(32)));
 #define SIMD_LOG(x) ((simd)Sleef_logf8_u10avx2((__m256)(x)))
+#define SIMD_TANH(x) ((simd)Sleef_tanhf8_u10avx2((__m256)(x)))
 #define SIMD_SINCOS(x, s, c) SIMD_PAIR(Sleef___m256_2, Sleef_sincosf8_u10avx2((__m256)(x)), s, c)
 #define SIMD_SINCOSPI(x, s, c) SIMD_PAIR(Sleef___m256_2, Sleef_sincospif8_u05avx2((__m256)(x)), s, c)
 #define SIMD_SQRT(x) ((simd)_mm256_sqrt_ps((__m256)(x)))
@@ -38,6 +40,7 @@ enum { SIMD_LANES = 4 };
 typedef float simd __attribute__((vector_size(16)));
 typedef uint32_t simd_bits __attribute__((vector_size(16)));
 #define SIMD_LOG(x) ((simd)Sleef_logf4_u10sse2((__m128)(x)))
+#define SIMD_TANH(x) ((simd)Sleef_tanhf4_u10sse2((__m128)(x)))
 #define SIMD_SINCOS(x, s, c) SIMD_PAIR(Sleef___m128_2, Sleef_sincosf4_u10sse2((__m128)(x)), s, c)
 #define SIMD_SINCOSPI(x, s, c) SIMD_PAIR(Sleef___m128_2, Sleef_sincospif4_u05sse2((__m128)(x)), s, c)
 #define SIMD_SQRT(x) ((simd)_mm_sqrt_ps((__m128)(x)))
@@ -50,6 +53,7 @@ enum { SIMD_LANES = 4 };
 typedef float simd __attribute__((vector_size(16)));
 typedef uint32_t simd_bits __attribute__((vector_size(16)));
 #define SIMD_LOG(x) ((simd)Sleef_logf4_u10advsimd((float32x4_t)(x)))
+#define SIMD_TANH(x) ((simd)Sleef_tanhf4_u10advsimd((float32x4_t)(x)))
 #define SIMD_SINCOS(x, s, c) SIMD_PAIR(Sleef_float32x4_t_2, Sleef_sincosf4_u10advsimd((float32x4_t)(x)), s, c)
 #define SIMD_SINCOSPI(x, s, c) SIMD_PAIR(Sleef_float32x4_t_2, Sleef_sincospif4_u05advsimd((float32x4_t)(x)), s, c)
 #define SIMD_SQRT(x) ((simd)vsqrtq_f32((float32x4_t)(x)))
