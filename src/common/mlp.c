@@ -127,9 +127,9 @@ static void slope_and_bias_gradient(int rows, int columns, const float *restrict
   }
 }
 
-static void product(int rows, int inputs, int outputs, const float *x, const float *w, float *y) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, outputs, inputs, 1.0f, x, inputs, w, outputs, 0.0f, y,
-              outputs);
+static void product(int rows, int depth, int columns, const float *x, const float *w, float *y) {
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, columns, depth, 1.0f, x, depth, w, columns, 0.0f, y,
+              columns);
 }
 
 void mlp_forward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,
