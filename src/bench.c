@@ -1,12 +1,18 @@
 #include "bench.h"
 
 #include <cblas.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
 
 #include "actor/rollout.h"
+#include "common/checkpoint.h"
 #include "common/clock.h"
 #include "learner/update.h"
 
@@ -291,61 +297,281 @@ struct error *bench_update(struct comm *comm, const struct config *config, int o
 
 // --- wire ---
 
-static struct error *wire_rate(struct comm *comm, const struct trajectory *t, const struct trajectory_layout *l,
-                               double *rate) {
-  const int me = comm_rank(comm), last = comm_size(comm) - 1;
-  double best = 0;
-  for (int i = 0; i < 4 * BENCH_ROUNDS; ++i) {
-    const double started = clock_seconds();
-    if (me == last) TRY(comm_send(comm, 0, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
-    if (me == 0) TRY(comm_receive(comm, last, MESSAGE_TRAJECTORY, 0, t->memory, l->bytes));
-    TRY(comm_wait(comm));
-    int done = 1;
-    TRY(comm_max(comm, &done)); // no message of the next round may start before this one has arrived
-    best = fmax(best, (double)l->bytes / (clock_seconds() - started));
-  }
-  *rate = best;
-  return NULL;
+enum { WIRE_FLIGHT = 64 << 20, WIRE_PINGS = 100 }; // bytes on the way at once, as far as a run's shards make them
+
+struct wire_bench {
+  struct trajectory_layout layout;
+  int messages; // of a round: as many shards as WIRE_FLIGHT has room for
+  unsigned char *memory;
+  double rate[BENCH_ROUNDS], latency[BENCH_ROUNDS]; // bytes/s; seconds
+};
+
+static unsigned char *wire_message(const struct wire_bench *w, int m) {
+  return w->memory + (size_t)m * w->layout.bytes;
 }
 
-// The layout of a shard's message, and room for one.
-static struct error *wire_init(const struct config *config, struct trajectory_layout *l, struct trajectory *t) {
+static struct error *wire_init(struct wire_bench *w, const struct config *config) {
   struct task *task;
   TRY(task_open(config->task.name, config->task.episode_length, NULL, &task));
   const struct shard_sizes sizes = shard_sizes(config);
   struct policy policy;
   policy_layout(&policy, config, task->obs_dim, task->action_dim, 0);
-  trajectory_layout_init(l, &policy, &sizes, task->episode_length, task->state_size);
+  trajectory_layout_init(&w->layout, &policy, &sizes, task->episode_length, task->state_size);
   task_close(task);
-  return trajectory_init(t, l);
+  const size_t room = WIRE_FLIGHT / w->layout.bytes;
+  w->messages = room == 0 ? 1 : room < (size_t)sizes.shards ? (int)room : sizes.shards;
+  w->memory = malloc((size_t)w->messages * w->layout.bytes);
+  if (w->memory == NULL) return error_no_memory("the wire benchmark");
+  memset(w->memory, 0, (size_t)w->messages * w->layout.bytes);
+  return NULL;
 }
 
-// rate: NaN where one rank has no wire.
-static void print_wire(const struct trajectory_layout *l, double rate, int last, bool json, FILE *out) {
+static void wire_fill(struct wire_bench *w) {
+  const size_t bytes = (size_t)w->messages * w->layout.bytes;
+  for (size_t i = 0; i + sizeof(uint64_t) <= bytes; i += sizeof(uint64_t)) {
+    const uint64_t word = i * UINT64_C(0x9E3779B97F4A7C15);
+    memcpy(w->memory + i, &word, sizeof word);
+  }
+}
+
+// All messages of a round, from the last rank to rank 0, as an iteration sends its shards.
+static struct error *wire_stream(struct comm *comm, struct wire_bench *w) {
+  const int me = comm_rank(comm), last = comm_size(comm) - 1;
+  for (int m = 0; m < w->messages; ++m) {
+    if (me == last) TRY(comm_send(comm, 0, MESSAGE_TRAJECTORY, m, wire_message(w, m), w->layout.bytes));
+    if (me == 0) TRY(comm_receive(comm, last, MESSAGE_TRAJECTORY, m, wire_message(w, m), w->layout.bytes));
+  }
+  return comm_wait(comm);
+}
+
+// The shortest of messages there and back.
+static struct error *wire_ping(struct comm *comm) {
+  const int me = comm_rank(comm), last = comm_size(comm) - 1;
+  int64_t ball = 0;
+  if (me == 0) {
+    TRY(comm_send(comm, last, MESSAGE_STATE, 0, &ball, sizeof ball));
+    TRY(comm_wait(comm));
+    TRY(comm_receive(comm, last, MESSAGE_STATE, 0, &ball, sizeof ball));
+  } else if (me == last) {
+    TRY(comm_receive(comm, 0, MESSAGE_STATE, 0, &ball, sizeof ball));
+    TRY(comm_wait(comm));
+    TRY(comm_send(comm, 0, MESSAGE_STATE, 0, &ball, sizeof ball));
+  }
+  return comm_wait(comm);
+}
+
+// Whether what arrived is what was sent.
+static struct error *wire_check(struct comm *comm, const struct wire_bench *w) {
+  const int last = comm_size(comm) - 1;
+  const uint64_t mine = XXH3_64bits(w->memory, (size_t)w->messages * w->layout.bytes);
+  uint64_t theirs = mine;
+  if (comm_rank(comm) == last) TRY(comm_send(comm, 0, MESSAGE_RETURNS, 0, &mine, sizeof mine));
+  if (comm_rank(comm) == 0) TRY(comm_receive(comm, last, MESSAGE_RETURNS, 0, &theirs, sizeof theirs));
+  TRY(comm_wait(comm));
+  if (theirs == mine) return NULL;
+  return error_new(EXIT_CODE_FAILED, "what arrived from rank %d is not what it sent", last);
+}
+
+static struct error *wire_rounds(struct comm *comm, struct wire_bench *w) {
+  if (comm_rank(comm) == comm_size(comm) - 1) wire_fill(w);
+  TRY(wire_stream(comm, w)); // warm-up
+  for (int i = 0; i < BENCH_ROUNDS; ++i) {
+    int together = 1;
+    TRY(comm_max(comm, &together));
+    double mark = clock_seconds();
+    TRY(wire_stream(comm, w));
+    w->rate[i] = (double)w->messages * (double)w->layout.bytes / (clock_seconds() - mark);
+    mark = clock_seconds();
+    for (int ping = 0; ping < WIRE_PINGS; ++ping) TRY(wire_ping(comm));
+    w->latency[i] = (clock_seconds() - mark) / (2 * WIRE_PINGS);
+  }
+  return wire_check(comm, w);
+}
+
+static void print_wire(struct wire_bench *w, int last, bool json, FILE *out) {
+  const struct trajectory_layout *l = &w->layout;
   const double steps = (double)l->envs * l->steps;
   const double payload = 4.0 * (l->obs_dim + l->action_columns + l->old_columns + 1) + 1; // with reward and flags
   if (json) {
     fprintf(out, "{\"message_bytes\": %zu, \"bytes_per_step\": %.3f, \"payload_bytes_per_step\": %.3f, ", l->bytes,
             (double)l->bytes / steps, payload);
-    if (isnan(rate)) fprintf(out, "\"bytes_per_second\": null}\n");
-    else fprintf(out, "\"bytes_per_second\": %.6g}\n", rate);
+    if (last == 0) fprintf(out, "\"bytes_per_second\": null, \"latency_seconds\": null}\n");
+    else
+      fprintf(out, "\"bytes_per_second\": %.6g, \"latency_seconds\": %.6g}\n", bench_median(w->rate),
+              bench_median(w->latency));
     return;
   }
   fprintf(out,
           "message              %12zu bytes a shard and iteration (%zu for the learner, %zu tail)\n"
           "per environment step %12.2f bytes (%.0f of observation, action, reward, flags and old log-probability)\n",
           l->bytes, l->learner_bytes, l->bytes - l->learner_bytes, (double)l->bytes / steps, payload);
-  if (isnan(rate)) fprintf(out, "bandwidth                       - one rank has no wire: run under mpirun -n 2\n");
-  else fprintf(out, "bandwidth            %12.3g bytes/s from rank %d to rank 0\n", rate, last);
+  if (last == 0) fprintf(out, "bandwidth                       - one rank has no wire: run under mpirun -n 2\n");
+  else
+    fprintf(out,
+            "bandwidth            %12.3g bytes/s from rank %d to rank 0, %d message%s at once\n"
+            "latency              %12.3g s, half of there and back\n",
+            bench_median(w->rate), last, w->messages, w->messages == 1 ? "" : "s", bench_median(w->latency));
 }
 
 struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) {
-  struct trajectory_layout l = {0};
-  struct trajectory t = {0};
-  double rate = NAN;
-  struct error *e = comm_agree(comm, wire_init(config, &l, &t));
-  if (e == NULL && comm_size(comm) > 1) e = wire_rate(comm, &t, &l, &rate);
-  if (e == NULL && out != NULL) print_wire(&l, rate, comm_size(comm) - 1, json, out);
-  trajectory_free(&t);
+  struct wire_bench w = {0};
+  struct error *e = comm_agree(comm, wire_init(&w, config));
+  if (e == NULL && comm_size(comm) > 1) e = wire_rounds(comm, &w);
+  if (e == NULL && out != NULL) print_wire(&w, comm_size(comm) - 1, json, out);
+  free(w.memory);
   return e;
+}
+
+// --- rates, for the plan ---
+
+static const double round_seconds = 0.2, collect_seconds = 1.0;
+
+static double peak_bytes(void) {
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return 1024.0 * (double)usage.ru_maxrss;
+}
+
+// Seconds of a shard over `unrolls` unrolls. known: bytes that the sizes of the run tell.
+static struct error *act_seconds(const struct config *config, int64_t unrolls, double *seconds, double *known) {
+  struct rollout_bench b = {0};
+  struct config c = *config;
+  double round[BENCH_ROUNDS];
+  c.rollout.unrolls = unrolls;
+  struct error *e = rollout_bench_init(&b, &c);
+  int64_t iteration = 0;
+  if (e == NULL) rollout_collect(&b.rollout, &b.worker, 0, iteration++, &b.trajectory); // warm-up
+  for (int i = 0; e == NULL && i < BENCH_ROUNDS; ++i) {
+    const double started = clock_seconds();
+    double passed = 0;
+    int count = 0;
+    for (; passed < round_seconds; ++count) {
+      rollout_collect(&b.rollout, &b.worker, 0, iteration++, &b.trajectory);
+      passed = clock_seconds() - started;
+    }
+    round[i] = passed / count;
+  }
+  *known = (double)b.rollout.layout.bytes + 3.0 * sizeof(float) * (double)b.learned.count;
+  rollout_bench_free(&b);
+  if (e == NULL) *seconds = bench_median(round);
+  return e;
+}
+
+// One shard and one minibatch: the slice, and so every product, is what it is in training.
+static struct config single_slice(const struct config *config) {
+  struct config c = *config;
+  c.rollout.envs = shard_sizes(config).slice_unrolls;
+  c.rollout.unrolls = c.rollout.shards = 1;
+  c.optimizer.minibatches = c.optimizer.epochs = 1;
+  c.optimizer.learning_rate = 0; // however often it is done, the numbers stay plausible
+  c.cluster.learners = 1;
+  return c;
+}
+
+static struct error *update_rates(struct update_bench *b, struct bench_rates *rates) {
+  double learn[BENCH_ROUNDS], normalise[BENCH_ROUNDS], adam[BENCH_ROUNDS];
+  for (int i = -1; i < BENCH_ROUNDS; ++i) { // the first is a warm-up
+    struct update_report u;
+    double sum[3] = {0};
+    int count = 0;
+    const double started = clock_seconds();
+    for (; count == 0 || clock_seconds() - started < round_seconds; ++count) {
+      synthetic_shard(b, 0);
+      TRY(learner_update(b->learner, 0, &b->learned, &u));
+      sum[0] += u.value_seconds + u.policy_seconds, sum[1] += u.normalise_seconds, sum[2] += u.adam_seconds;
+    }
+    if (i >= 0) learn[i] = sum[0] / count, normalise[i] = sum[1] / count, adam[i] = sum[2] / count;
+  }
+  rates->learn = bench_median(learn), rates->normalise = bench_median(normalise), rates->adam = bench_median(adam);
+  return NULL;
+}
+
+static struct error *learn_rates(struct comm *comm, const struct config *config, struct bench_rates *rates,
+                                 double *known) {
+  struct update_bench b = {0};
+  const struct config c = single_slice(config);
+  struct error *e = update_bench_init(&b, comm, &c, 0, 0);
+  if (e == NULL) e = update_rates(&b, rates);
+  rates->normalise *= (double)config->optimizer.minibatches; // a slice's observations, to a shard's
+  *known =
+      (double)b.layout.bytes + 5.0 * sizeof(float) * (double)b.learned.count; // with a shard's gradient, and the sum
+  update_bench_free(&b);
+  return e;
+}
+
+static struct error *add_rate(double *rate) {
+  enum { BYTES = 32 << 20 };
+  double round[BENCH_ROUNDS];
+  unsigned char *memory = calloc(2, BYTES);
+  if (memory == NULL) return error_no_memory("the benchmark of sums");
+  memset(memory, 0, 2 * (size_t)BYTES);
+  for (int i = 0; i < BENCH_ROUNDS; ++i) {
+    const double started = clock_seconds();
+    combine_floats(BYTES, memory, memory + BYTES);
+    round[i] = BYTES / (clock_seconds() - started);
+  }
+  free(memory);
+  *rate = bench_median(round);
+  return NULL;
+}
+
+// A checkpoint of a run's size, all of whose parameters are one tensor.
+static struct error *write_checkpoint(const struct rollout_bench *b, const char *folder) {
+  struct tensor_name all = {.name = "parameters", .rows = (int)b->learned.count};
+  const int64_t envs = b->config.rollout.envs;
+  char *text;
+  TRY(config_print(&b->config, &text));
+  struct checkpoint c = {.config_text = text,
+                         .metrics_text = (char[]){""},
+                         .tensor_count = 1,
+                         .tensors = &all,
+                         .parameter_count = b->learned.count,
+                         .parameters = b->learned.parameters,
+                         .adam_m = b->learned.adam_m,
+                         .adam_v = b->learned.adam_v,
+                         .obs_dim = b->task->obs_dim,
+                         .normalizer_mean = b->learned.normalizer.mean,
+                         .normalizer_m2 = b->learned.normalizer.m2,
+                         .envs = envs,
+                         .state_size = (int64_t)b->rollout.layout.state_size};
+  c.env_state = calloc((size_t)(c.envs * c.state_size), sizeof *c.env_state);
+  struct error *e = c.env_state ? checkpoint_write(folder, &c, 1, false) : error_no_memory("a checkpoint");
+  free(c.env_state);
+  free(text);
+  return e;
+}
+
+static struct error *checkpoint_rate(const struct config *config, struct bench_rates *rates) {
+  struct rollout_bench b = {0};
+  const char *scratch = getenv("TMPDIR");
+  char folder[4096], file[4200];
+  struct stat status = {0};
+  struct config c = *config;
+  c.rollout.unrolls = 1;
+  snprintf(folder, sizeof folder, "%s/flowrank-plan-XXXXXX", scratch ? scratch : "/tmp");
+  if (mkdtemp(folder) == NULL) return error_new(EXIT_CODE_FAILED, "%s: %s", folder, strerror(errno));
+  struct error *e = rollout_bench_init(&b, &c);
+  const double started = clock_seconds();
+  if (e == NULL) e = write_checkpoint(&b, folder);
+  rates->checkpoint = clock_seconds() - started;
+  rollout_bench_free(&b);
+  snprintf(file, sizeof file, "%s/000000000.h5", folder);
+  if (e == NULL && stat(file, &status) != 0) e = error_new(EXIT_CODE_FAILED, "%s: %s", file, strerror(errno));
+  rates->checkpoint_bytes = (double)status.st_size;
+  unlink(file);
+  rmdir(folder);
+  return e;
+}
+
+struct error *bench_rates(struct comm *comm, const struct config *config, struct bench_rates *rates) {
+  double once, known_acting, known_learning;
+  *rates = (struct bench_rates){.process_bytes = peak_bytes()};
+  TRY(act_seconds(config, 1, &once, &known_acting));
+  const int64_t unrolls = (int64_t)fmax(1, fmin((double)config->rollout.unrolls, collect_seconds / once));
+  if (unrolls > 1) TRY(act_seconds(config, unrolls, &once, &known_acting));
+  rates->act = once * (double)config->rollout.unrolls / (double)unrolls;
+  TRY(learn_rates(comm, config, rates, &known_learning));
+  rates->thread_bytes = fmax(0, peak_bytes() - rates->process_bytes - fmax(known_acting, known_learning));
+  TRY(add_rate(&rates->add));
+  return checkpoint_rate(config, rates);
 }

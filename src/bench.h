@@ -26,8 +26,23 @@ struct error *bench_rollout(const struct config *config, bool json, FILE *out) M
 struct error *bench_update(struct comm *comm, const struct config *config, int obs_dim, int action_dim, bool json,
                            FILE *out) MUST_USE;
 
-// Bytes on the wire per environment step, and the bandwidth between rank 0 and the last rank (or through memory when
-// there is one rank).
+// Bytes on the wire per environment step; between the last rank and rank 0 the bandwidth of an iteration's messages and the
+// latency of a short one. Errors: what arrives is not what was sent.
 struct error *bench_wire(struct comm *comm, const struct config *config, bool json, FILE *out) MUST_USE;
+
+// What one core takes for the parts of an iteration, for `flowrank plan`.
+struct bench_rates {
+  double act;        // seconds of a shard through one iteration
+  double learn;      // seconds of a shard's slice of one minibatch, values and policy
+  double normalise;  // seconds of a shard's moments and normalisation, once an iteration
+  double adam;       // seconds of a step
+  double add;        // bytes/s of sums of gradients too large for the core's cache
+  double checkpoint; // seconds of a checkpoint, written to TMPDIR
+  double checkpoint_bytes;
+  double process_bytes; // of a process before it holds anything of a run
+  double thread_bytes;  // of a thread's scratch, beside what the sizes of a run tell
+};
+// Takes some seconds; minutes for large networks.
+struct error *bench_rates(struct comm *comm, const struct config *config, struct bench_rates *rates) MUST_USE;
 
 #endif

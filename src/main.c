@@ -12,6 +12,7 @@
 #include "common/config.h"
 #include "common/metrics.h"
 #include "eval.h"
+#include "plan.h"
 #include "render.h"
 #include "train.h"
 #include "version.h"
@@ -30,6 +31,7 @@ struct arguments {
   const char *sets[MAX_SETS];
   int set_count;
   struct eval_options eval;
+  struct plan_options plan;
   int start[2];                 // eval's
   struct render_options render; // its `eval` is the one above
   int64_t max_iterations, obs_dim, action_dim;
@@ -65,6 +67,11 @@ enum option_code {
   OPTION_REFERENCE,
   OPTION_OBS_DIM,
   OPTION_ACTION_DIM,
+  OPTION_NODES,
+  OPTION_CORES,
+  OPTION_RANKS,
+  OPTION_NET,
+  OPTION_LATENCY,
 };
 
 static struct error *usage(const char *format, const char *what) {
@@ -139,6 +146,62 @@ static struct error *read_steps(const char *text, struct eval_options *o) {
   return NULL;
 }
 
+// Cores or ranks of a node.
+static struct error *read_small(const char *name, const char *text, int *out) {
+  enum { MOST = 4096 };
+  int64_t count;
+  TRY(read_count(name, text, 1, &count));
+  if (count > MOST) return error_new(EXIT_CODE_USAGE, "--%s '%.100s' is more than %d", name, text, MOST);
+  *out = (int)count;
+  return NULL;
+}
+
+// Numbers of nodes; "..." goes on by doubling.
+static struct error *read_nodes(const char *text, struct plan_options *o) {
+  struct list list;
+  const int items = split(text, &list);
+  const char *const what = "--nodes '%.100s' is not a list such as 1,2,4,...,256";
+  o->sizes = 0;
+  if (items == 0) return usage(what, text);
+  for (int i = 0; i < items; ++i) {
+    int64_t nodes, next = o->sizes > 0 ? o->nodes[o->sizes - 1] : 0;
+    const bool doubling = strcmp(list.item[i], "...") == 0;
+    if (doubling && (next == 0 || ++i == items)) return usage(what, text);
+    TRY(read_count("nodes", list.item[i], 1, &nodes));
+    if (nodes > PLAN_MAX_NODES) return usage("--nodes '%.100s' is more than 65536", list.item[i]);
+    for (next *= 2; doubling && next < nodes && o->sizes < PLAN_MAX_SIZES; next *= 2) o->nodes[o->sizes++] = (int)next;
+    if (o->sizes == PLAN_MAX_SIZES) return usage(what, text);
+    o->nodes[o->sizes++] = (int)nodes;
+  }
+  return NULL;
+}
+
+// A positive number with one of `units` (each with its value), the whole word.
+static struct error *read_quantity(const char *text, const char *format, int count, const char *const *units,
+                                   const double *values, double *out) {
+  char *end;
+  const double number = strtod(text, &end);
+  for (int i = 0; i < count; ++i)
+    if (end != text && strcmp(end, units[i]) == 0 && number > 0 && number < 1e12) {
+      *out = number * values[i];
+      return NULL;
+    }
+  return usage(format, text);
+}
+
+static struct error *read_bandwidth(const char *text, double *bytes_per_second) {
+  static const char *const units[] = {"", "K", "M", "G", "T"};
+  static const double values[] = {1 / 8.0, 1e3 / 8, 1e6 / 8, 1e9 / 8, 1e12 / 8};
+  return read_quantity(text, "--net '%.100s' is not a bandwidth in bits per second such as 100G, 10G or 500M", 5, units,
+                       values, bytes_per_second);
+}
+
+static struct error *read_latency(const char *text, double *seconds) {
+  static const char *const units[] = {"s", "ms", "us", "ns"};
+  static const double values[] = {1, 1e-3, 1e-6, 1e-9};
+  return read_quantity(text, "--latency '%.100s' is not a time such as 2us or 0.2ms", 4, units, values, seconds);
+}
+
 static struct error *read_cell(const char *text, struct arguments *a) {
   char junk;
   if (sscanf(text, "%d,%d%c", &a->start[0], &a->start[1], &junk) != 2)
@@ -207,6 +270,16 @@ static struct error *take_option(struct arguments *a, int option, const char *va
     return read_count("obs-dim", value, 1, &a->obs_dim);
   case OPTION_ACTION_DIM:
     return read_count("action-dim", value, 1, &a->action_dim);
+  case OPTION_NODES:
+    return read_nodes(value, &a->plan);
+  case OPTION_CORES:
+    return read_small("cores", value, &a->plan.cluster.cores);
+  case OPTION_RANKS:
+    return read_small("ranks", value, &a->plan.cluster.ranks);
+  case OPTION_NET:
+    return read_bandwidth(value, &a->plan.cluster.bandwidth);
+  case OPTION_LATENCY:
+    return read_latency(value, &a->plan.cluster.latency);
   case OPTION_SET:
     if (a->set_count == MAX_SETS) return usage("more than 256 --set options, at '%.100s'", value);
     a->sets[a->set_count++] = value;
@@ -249,6 +322,7 @@ static struct error *parse(const struct command *c, int argc, char **argv, struc
   *a = (struct arguments){
       .grace = DEFAULT_GRACE,
       .eval = {.seed = -1, .noise = -1},
+      .plan = {.cluster = {.cores = 64, .ranks = 1, .bandwidth = 100e9 / 8, .latency = 2e-6}},
       .render = {.width = DEFAULT_WIDTH, .height = DEFAULT_HEIGHT, .fps = DEFAULT_FPS, .frames = DEFAULT_FRAMES}};
   optind = 1;
   opterr = 0;
@@ -402,6 +476,16 @@ static struct error *run_bench(const struct arguments *a, struct job *job) {
   return bench_update(job->comm, &config, (int)a->obs_dim, (int)a->action_dim, a->json, stdout);
 }
 
+static struct error *run_plan(const struct arguments *a, struct job *job) {
+  struct config config;
+  if (comm_size(job->comm) > 1) return usage("%s measures one process: start it without mpirun", "plan");
+  TRY(config_load(a->operands[0], a->set_count, a->sets, &config));
+  struct plan_options options = a->plan;
+  options.json = a->json;
+  if (options.sizes == 0) TRY(read_nodes("1,2,4,...,256", &options));
+  return plan(job->comm, &config, &options, stdout);
+}
+
 // --- The table of commands ---
 
 #define HELP                                                                                                           \
@@ -456,6 +540,16 @@ static const struct option BENCH_OPTIONS[] = {TAKES("set", OPTION_SET),
                                               FLAG("json", OPTION_JSON),
                                               HELP,
                                               END};
+
+static const struct option PLAN_OPTIONS[] = {TAKES("set", OPTION_SET),
+                                             TAKES("nodes", OPTION_NODES),
+                                             TAKES("cores", OPTION_CORES),
+                                             TAKES("ranks", OPTION_RANKS),
+                                             TAKES("net", OPTION_NET),
+                                             TAKES("latency", OPTION_LATENCY),
+                                             FLAG("json", OPTION_JSON),
+                                             HELP,
+                                             END};
 
 static const struct command COMMANDS[] = {
     {"train",
@@ -516,6 +610,20 @@ static const struct command COMMANDS[] = {
      "  update                learning, on one core; --obs-dim, --action-dim: of a synthetic batch\n"
      "  wire                  from the actors to the learner, under mpirun\n",
      2, 2, true, BENCH_OPTIONS, run_bench},
+    {"plan",
+     "plan CONFIG [--set key=value]... [--nodes LIST] [--cores C] [--ranks R] [--net BANDWIDTH]\n"
+     "                     [--latency TIME] [--json]",
+     "Predicts a run on a cluster, from what one core of this machine takes (measured first) and the sizes of the\n"
+     "messages: per number of nodes the time of an iteration, what it goes to, the best number of learners, memory, "
+     "wire\n"
+     "and hours.\n"
+     "  --nodes LIST          numbers of nodes (default 1,2,4,...,256)\n"
+     "  --cores C             cores of a node (default 64)\n"
+     "  --ranks R             ranks of a node, which share its cores as threads (default 1)\n"
+     "  --net BANDWIDTH       bits per second between two nodes, as `bench wire` reaches them (default 100G)\n"
+     "  --latency TIME        of a short message between two nodes (default 2us)\n"
+     "  --json                with every number of learners\n",
+     1, 1, true, PLAN_OPTIONS, run_plan},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
 

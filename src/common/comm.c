@@ -15,6 +15,8 @@ struct comm {
   int rank, size, node_ranks;
   MPI_Comm world;
   MPI_Request *pending; // [capacity]
+  MPI_Status *status;   // [capacity]: how each ended
+  int *peer;            // [capacity]: the other rank of each
   int pending_count, capacity;
   struct interrupt watch;
   MPI_Comm notes;
@@ -27,6 +29,12 @@ static struct error *mpi_error(const struct comm *comm, int status, const char *
   int length;
   MPI_Error_string(status, text, &length);
   return error_new(EXIT_CODE_FAILED, "MPI on rank %d, %s: %s", comm->rank, doing, text);
+}
+
+static struct error *peer_error(const struct comm *comm, int status, const char *doing, int peer) {
+  char text[64];
+  snprintf(text, sizeof text, "%s rank %d", doing, peer);
+  return mpi_error(comm, status, text);
 }
 
 static struct error *find_node_ranks(struct comm *comm) {
@@ -92,6 +100,8 @@ void comm_finalize(struct comm *comm) {
   free_notes(comm);
   MPI_Finalize();
   free(comm->pending);
+  free(comm->status);
+  free(comm->peer);
   free(comm);
 }
 
@@ -109,15 +119,23 @@ void comm_library_version(char *text, size_t size) {
   snprintf(text, size, "%s", version);
 }
 
-// Place for one more pending request, or null without memory.
-static MPI_Request *next_request(struct comm *comm) {
-  if (comm->pending_count == comm->capacity) {
-    const int capacity = comm->capacity ? 2 * comm->capacity : 64;
-    MPI_Request *grown = realloc(comm->pending, (size_t)capacity * sizeof *grown);
-    if (grown == NULL) return NULL;
-    comm->pending = grown;
-    comm->capacity = capacity;
-  }
+static bool grow_pending(struct comm *comm) {
+  const size_t capacity = comm->capacity ? 2 * (size_t)comm->capacity : 64;
+  MPI_Request *pending = realloc(comm->pending, capacity * sizeof *pending);
+  if (pending != NULL) comm->pending = pending;
+  MPI_Status *status = realloc(comm->status, capacity * sizeof *status);
+  if (status != NULL) comm->status = status;
+  int *peer = realloc(comm->peer, capacity * sizeof *peer);
+  if (peer != NULL) comm->peer = peer;
+  if (pending == NULL || status == NULL || peer == NULL) return false;
+  comm->capacity = (int)capacity;
+  return true;
+}
+
+// Place for one more pending request to or from `peer`, or null without memory.
+static MPI_Request *next_request(struct comm *comm, int peer) {
+  if (comm->pending_count == comm->capacity && !grow_pending(comm)) return NULL;
+  comm->peer[comm->pending_count] = peer;
   return &comm->pending[comm->pending_count];
 }
 
@@ -126,11 +144,11 @@ static int message_tag(enum message_kind kind, int shard) { return shard * MESSA
 struct error *comm_send(struct comm *comm, int to, enum message_kind kind, int shard, const void *data, size_t bytes) {
   for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
     const int piece = (int)(bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES);
-    MPI_Request *request = next_request(comm);
+    MPI_Request *request = next_request(comm, to);
     if (request == NULL) return error_no_memory("message requests");
     const int status =
         MPI_Isend((const char *)data + at, piece, MPI_BYTE, to, message_tag(kind, shard), comm->world, request);
-    if (status != MPI_SUCCESS) return error_prefix(mpi_error(comm, status, "sending"), "to rank %d", to);
+    if (status != MPI_SUCCESS) return peer_error(comm, status, "sending to", to);
     comm->pending_count++;
   }
   return NULL;
@@ -139,23 +157,23 @@ struct error *comm_send(struct comm *comm, int to, enum message_kind kind, int s
 struct error *comm_receive(struct comm *comm, int from, enum message_kind kind, int shard, void *data, size_t bytes) {
   for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
     const int piece = (int)(bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES);
-    MPI_Request *request = next_request(comm);
+    MPI_Request *request = next_request(comm, from);
     if (request == NULL) return error_no_memory("message requests");
     const int status =
         MPI_Irecv((char *)data + at, piece, MPI_BYTE, from, message_tag(kind, shard), comm->world, request);
-    if (status != MPI_SUCCESS) return error_prefix(mpi_error(comm, status, "receiving"), "from rank %d", from);
+    if (status != MPI_SUCCESS) return peer_error(comm, status, "receiving from", from);
     comm->pending_count++;
   }
   return NULL;
 }
 
-// MPI_Waitall would hold a core while it waits; on a full machine that core is an actor's.
-static struct error *poll_until_done(struct comm *comm, int count, MPI_Request *requests, const char *doing) {
+// MPI_Waitall would hold a core while it waits; on a full machine that core is an actor's. Returns MPI's status.
+// statuses [count], or MPI_STATUSES_IGNORE.
+static int poll_until_done(struct comm *comm, int count, MPI_Request *requests, MPI_Status *statuses) {
   for (int polls = 0;; ++polls) {
     int done;
-    const int status = MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
-    if (status != MPI_SUCCESS) return mpi_error(comm, status, doing);
-    if (done) return NULL;
+    const int status = MPI_Testall(count, requests, &done, statuses);
+    if (status != MPI_SUCCESS || done) return status;
     interrupted(&comm->watch);
     if (polls < SPINS_BEFORE_NAP) sched_yield();
     else nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL);
@@ -169,7 +187,7 @@ struct error *comm_note_send(struct comm *comm, int to, int64_t note) {
   comm->note_out[to] = note;
   if (status == MPI_SUCCESS)
     status = MPI_Isend(&comm->note_out[to], 1, MPI_INT64_T, to, 0, comm->notes, &comm->note_leaving[to]);
-  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "sending a note");
+  return status == MPI_SUCCESS ? NULL : peer_error(comm, status, "sending a note to", to);
 }
 
 bool comm_note_receive(struct comm *comm, int64_t *note) {
@@ -180,8 +198,19 @@ bool comm_note_receive(struct comm *comm, int64_t *note) {
   return true;
 }
 
+// The error of the first pending message that has one.
+static struct error *pending_error(const struct comm *comm, int status) {
+  for (int i = 0; status == MPI_ERR_IN_STATUS && i < comm->pending_count; ++i) {
+    const int of_message = comm->status[i].MPI_ERROR;
+    if (of_message != MPI_SUCCESS && of_message != MPI_ERR_PENDING)
+      return peer_error(comm, of_message, "exchanging messages with", comm->peer[i]);
+  }
+  return mpi_error(comm, status, "waiting for messages");
+}
+
 struct error *comm_wait(struct comm *comm) {
-  struct error *e = poll_until_done(comm, comm->pending_count, comm->pending, "waiting for messages");
+  const int status = poll_until_done(comm, comm->pending_count, comm->pending, comm->status);
+  struct error *e = status == MPI_SUCCESS ? NULL : pending_error(comm, status);
   comm->pending_count = 0;
   return e;
 }
@@ -191,9 +220,9 @@ static struct error *broadcast(struct comm *comm, MPI_Comm group, void *data, si
   for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
     const int piece = (int)(bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES);
     MPI_Request request;
-    const int status = MPI_Ibcast((char *)data + at, piece, MPI_BYTE, 0, group, &request);
+    int status = MPI_Ibcast((char *)data + at, piece, MPI_BYTE, 0, group, &request);
+    if (status == MPI_SUCCESS) status = poll_until_done(comm, 1, &request, MPI_STATUSES_IGNORE);
     if (status != MPI_SUCCESS) return mpi_error(comm, status, doing);
-    TRY(poll_until_done(comm, 1, &request, doing));
   }
   return NULL;
 }
@@ -206,9 +235,9 @@ struct error *comm_max(struct comm *comm, int *value) {
   if (comm->size == 1) return NULL;
   const int mine = *value;
   MPI_Request request;
-  const int status = MPI_Iallreduce(&mine, value, 1, MPI_INT, MPI_MAX, comm->world, &request);
-  if (status != MPI_SUCCESS) return mpi_error(comm, status, "asking all ranks");
-  return poll_until_done(comm, 1, &request, "asking all ranks");
+  int status = MPI_Iallreduce(&mine, value, 1, MPI_INT, MPI_MAX, comm->world, &request);
+  if (status == MPI_SUCCESS) status = poll_until_done(comm, 1, &request, MPI_STATUSES_IGNORE);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "asking all ranks");
 }
 
 struct error *comm_agree(struct comm *comm, struct error *mine) {
