@@ -432,28 +432,48 @@ static double peak_bytes(void) {
   return 1024.0 * (double)usage.ru_maxrss;
 }
 
-// Seconds of a shard over `unrolls` unrolls. known: bytes that the sizes of the run tell.
-static struct error *act_seconds(const struct config *config, int64_t unrolls, double *seconds, double *known) {
-  struct rollout_bench b = {0};
-  struct config c = *config;
+// Memory that one more acting thread takes. Right while this process is at its peak.
+static struct error *worker_bytes(struct rollout_bench *b, double *bytes) {
+  const double before = peak_bytes();
+  struct rollout_worker another;
+  TRY(rollout_worker_init(&another, &b->rollout));
+  rollout_collect(&b->rollout, &another, 0, 0, &b->trajectory);
+  *bytes = peak_bytes() - before;
+  rollout_worker_free(&another);
+  return NULL;
+}
+
+static struct error *collect_rounds(struct rollout_bench *b, double *seconds) {
   double round[BENCH_ROUNDS];
-  c.rollout.unrolls = unrolls;
-  struct error *e = rollout_bench_init(&b, &c);
   int64_t iteration = 0;
-  if (e == NULL) rollout_collect(&b.rollout, &b.worker, 0, iteration++, &b.trajectory); // warm-up
-  for (int i = 0; e == NULL && i < BENCH_ROUNDS; ++i) {
+  rollout_collect(&b->rollout, &b->worker, 0, iteration++, &b->trajectory); // warm-up
+  for (int i = 0; i < BENCH_ROUNDS; ++i) {
     const double started = clock_seconds();
     double passed = 0;
     int count = 0;
     for (; passed < round_seconds; ++count) {
-      rollout_collect(&b.rollout, &b.worker, 0, iteration++, &b.trajectory);
+      rollout_collect(&b->rollout, &b->worker, 0, iteration++, &b->trajectory);
       passed = clock_seconds() - started;
     }
     round[i] = passed / count;
   }
-  *known = (double)b.rollout.layout.bytes + 3.0 * sizeof(float) * (double)b.learned.count;
+  *seconds = bench_median(round);
+  return NULL;
+}
+
+// Seconds of a shard over `unrolls` unrolls; with `memory`, what a process and an acting thread take as well.
+static struct error *act_rates(const struct config *config, int64_t unrolls, bool memory, struct bench_rates *rates) {
+  struct rollout_bench b = {0};
+  struct config c = *config;
+  c.rollout.unrolls = unrolls;
+  struct error *e = rollout_bench_init(&b, &c);
+  if (e == NULL) e = collect_rounds(&b, &rates->act);
+  if (e == NULL && memory) {
+    e = worker_bytes(&b, &rates->thread_bytes);
+    const double known = (double)b.rollout.layout.bytes + 3.0 * sizeof(float) * (double)b.learned.count;
+    rates->process_bytes = peak_bytes() - known - 2 * rates->thread_bytes;
+  }
   rollout_bench_free(&b);
-  if (e == NULL) *seconds = bench_median(round);
   return e;
 }
 
@@ -486,15 +506,15 @@ static struct error *update_rates(struct update_bench *b, struct bench_rates *ra
   return NULL;
 }
 
-static struct error *learn_rates(struct comm *comm, const struct config *config, struct bench_rates *rates,
-                                 double *known) {
+static struct error *learn_rates(struct comm *comm, const struct config *config, struct bench_rates *rates) {
   struct update_bench b = {0};
   const struct config c = single_slice(config);
   struct error *e = update_bench_init(&b, comm, &c, 0, 0);
   if (e == NULL) e = update_rates(&b, rates);
   rates->normalise *= (double)config->optimizer.minibatches; // a slice's observations, to a shard's
-  *known =
-      (double)b.layout.bytes + 5.0 * sizeof(float) * (double)b.learned.count; // with a shard's gradient, and the sum
+  // With a shard's gradient, and the sum.
+  const double known = (double)b.layout.bytes + 5.0 * sizeof(float) * (double)b.learned.count;
+  rates->thread_bytes += fmax(0, peak_bytes() - known - rates->process_bytes);
   update_bench_free(&b);
   return e;
 }
@@ -564,14 +584,12 @@ static struct error *checkpoint_rate(const struct config *config, struct bench_r
 }
 
 struct error *bench_rates(struct comm *comm, const struct config *config, struct bench_rates *rates) {
-  double once, known_acting, known_learning;
-  *rates = (struct bench_rates){.process_bytes = peak_bytes()};
-  TRY(act_seconds(config, 1, &once, &known_acting));
-  const int64_t unrolls = (int64_t)fmax(1, fmin((double)config->rollout.unrolls, collect_seconds / once));
-  if (unrolls > 1) TRY(act_seconds(config, unrolls, &once, &known_acting));
-  rates->act = once * (double)config->rollout.unrolls / (double)unrolls;
-  TRY(learn_rates(comm, config, rates, &known_learning));
-  rates->thread_bytes = fmax(0, peak_bytes() - rates->process_bytes - fmax(known_acting, known_learning));
+  *rates = (struct bench_rates){0};
+  TRY(act_rates(config, 1, true, rates));
+  const int64_t unrolls = (int64_t)fmax(1, fmin((double)config->rollout.unrolls, collect_seconds / rates->act));
+  if (unrolls > 1) TRY(act_rates(config, unrolls, false, rates));
+  rates->act *= (double)config->rollout.unrolls / (double)unrolls;
+  TRY(learn_rates(comm, config, rates));
   TRY(add_rate(&rates->add));
   return checkpoint_rate(config, rates);
 }

@@ -39,7 +39,7 @@ struct bench_rates {
   double add;        // bytes/s of sums of gradients too large for the core's cache
   double checkpoint; // seconds of a checkpoint, written to TMPDIR
   double checkpoint_bytes;
-  double process_bytes; // of a process before it holds anything of a run
+  double process_bytes; // of a process that holds nothing of a run but the task's model
   double thread_bytes;  // of a thread's scratch, beside what the sizes of a run tell
 };
 // Takes some seconds; minutes for large networks.

@@ -172,8 +172,10 @@ static double other(struct traffic *t, const struct plan_work *w, const struct p
   enum { AGREEMENTS = 4 }; // of a word each, there and back
   const struct bench_rates *r = &w->rates;
   const double blocks = ceil(w->evaluation_blocks / ((double)p->ranks * threads));
-  return (double)w->updates * r->adam / threads + 3 * w->weight_bytes / t->copy +
-         2 * AGREEMENTS * broadcast(t, p->ranks, sizeof(int)) + w->checkpoints * r->checkpoint + blocks * w->evaluation;
+  double seconds = (double)w->updates * r->adam / threads + 3 * w->weight_bytes / t->copy +
+                   w->checkpoints * r->checkpoint + blocks * w->evaluation;
+  for (int i = 0; i < 2 * AGREEMENTS; ++i) seconds += broadcast(t, p->ranks, sizeof(int));
+  return seconds;
 }
 
 struct error *plan_predict(const struct plan_work *w, const struct plan_cluster *cluster, const struct placement *p,

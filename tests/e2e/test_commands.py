@@ -9,7 +9,7 @@ import unittest
 from harness import (DONE, ITERATIONS, SOURCE, STEPS_PER_ITERATION, USAGE, Case, Terminal, checkpoints, is_positive,
                      metrics, parse_json)
 
-COMMANDS = ("train", "eval", "render", "info", "diff", "config", "tasks", "bench")
+COMMANDS = ("train", "eval", "render", "info", "diff", "config", "tasks", "bench", "plan")
 
 
 class Commands(Case):

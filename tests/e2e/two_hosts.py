@@ -105,13 +105,14 @@ class TwoHosts:
             time.sleep(0.01)
         self.enter_right = ["nsenter", "--target", str(self.right.pid), "--net", "--mount", "--uts", "--ipc"]
         self.lay_wire(delay)
+        # Long frames, as clusters have them; the relay has to keep up.
         for card, address, host in (("card0", ADDRESS[0], []), ("card1", ADDRESS[1], self.enter_right)):
             run(*host, "ip", "address", "add", f"{address}/24", "dev", card)
+            run(*host, "ip", "link", "set", card, "mtu", 9000)
             run(*host, "ip", "link", "set", card, "up")
             if rate:
-                # What the bucket holds is sent at once: a hundredth of a second's, so that a message of many megabytes is
-                # hardly helped by it.
-                burst = max(16000, int(number(rate) / 8 * 0.002))
+                # What the bucket holds is sent at once: so little that it hardly helps an iteration's messages.
+                burst = max(32000, int(number(rate) / 8 * 0.002))
                 run(*host, "tc", "qdisc", "add", "dev", card, "root", "handle", "1:", "tbf", "rate", rate, "burst", burst,
                     "latency", "50ms")  # fmt: skip
             if delay and self.netem:
