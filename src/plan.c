@@ -8,6 +8,7 @@
 //             by level, then the sum to all learners (comm.c)
 //   publish   the weights to all ranks
 //   other     Adam on every learner, the copy of what is learned, agreement, checkpoints and evaluations by how often
+//   overlap   act and wire beside all the others, on ranks that do not learn; the longer of both counts
 //
 // A message holds its sender's and its receiver's wire for bytes/bandwidth, one message at a time, and arrives `latency`
 // later; within a node it is a copy. Open MPI's MPI_Ibcast is linear for up to 4 ranks, a binomial tree below 64 KiB, else
@@ -151,8 +152,9 @@ static double rank_bytes(const struct plan_work *w, const struct placement *p, i
     held += p->actor_of[s] == rank || p->learner_of[s] == rank;
     learned += p->learner_of[s] == rank;
   }
+  const int generations = w->overlaps ? 2 : 1;
   double bytes = w->rates.process_bytes + threads * w->rates.thread_bytes + 3 * w->weight_bytes + // with Adam's moments
-                 held * (w->learner_bytes + w->tail_bytes);
+                 generations * held * (w->learner_bytes + w->tail_bytes);
   if (learned > 0)
     bytes += (learned + 1 + (p->learners > 1)) * w->weight_bytes; // gradients, their sum, one that arrives
   if (rank == 0) bytes += 3 * w->weight_bytes + w->environment_bytes + (p->shards - held) * w->tail_bytes;
@@ -196,7 +198,10 @@ struct error *plan_predict(const struct plan_work *w, const struct plan_cluster 
   point->reduce += reduce(&t, p, threads, r->add, w->observation_bytes) + reduce(&t, p, threads, r->add, w->sum_bytes);
   point->publish = broadcast(&t, p->ranks, w->weight_bytes) + broadcast(&t, p->ranks, w->observation_bytes);
   point->other = other(&t, w, p, threads);
-  point->iteration = point->act + point->wire + point->learn + point->reduce + point->publish + point->other;
+  const double collecting = point->act + point->wire;
+  const double learning = point->learn + point->reduce + point->publish + point->other;
+  const bool beside = w->overlaps && p->actor_of[0] != 0; // rank 0 always learns
+  point->iteration = beside ? fmax(collecting, learning) : collecting + learning;
   point->efficiency = p->shards * (r->act + updates * r->learn + r->normalise) /
                       ((double)cluster->nodes * cluster->cores * point->iteration);
   point->rank_bytes = fmax(rank_bytes(w, p, 0, threads), rank_bytes(w, p, p->ranks - 1, threads));
@@ -237,6 +242,7 @@ static struct error *planned_init(struct planned *d, struct comm *comm, const st
   w->environment_bytes = (double)config->rollout.envs * (double)l.state_size * sizeof(double);
   w->updates = config->optimizer.epochs * config->optimizer.minibatches;
   w->checkpoints = 1.0 / (double)config->checkpoint.every;
+  w->overlaps = config->cluster.pipeline != PIPELINE_SYNC;
   const double started = clock_seconds();
   TRY(bench_rates(comm, config, &w->rates));
   d->measured = clock_seconds() - started;

@@ -31,10 +31,12 @@ struct plan_work {
   double observation_bytes, sum_bytes;  // of a shard's moments of observations, and sums of losses
   double environment_bytes;             // of all environments' states
   double checkpoints;                   // in an iteration
+  bool overlaps;                        // pipeline: overlap
   double evaluation_blocks, evaluation; // in an iteration; seconds of one
 };
 
-// An iteration on some ranks, K of which learn. The parts are seconds and add up to `iteration`.
+// An iteration on some ranks, K of which learn. The parts are seconds and add up to `iteration`, but where iterations
+// overlap: there it is the longer of act + wire and of the others.
 struct plan_point {
   int ranks, learners, threads;
   bool together; // all act and learn

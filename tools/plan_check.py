@@ -4,16 +4,19 @@
     tools/plan_check.py RUN... [--nodes N] [--net 10G] [--latency 2us]
 
 Each run folder's newest launch says how many ranks, learners and threads it had; --nodes, on how many nodes these lay. The
-rates are measured now, so this machine, and what else it does, must be as in the run. A run's first iteration is left out.
+rates are measured now, on this machine, which must be as free as it was for the run. The launch's first iteration is left out;
+the fastest is the one that was least disturbed. Errors, also of parts, are of the whole iteration.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+PARTS = ("act", "wire", "learn", "other")
 BINARY = os.environ.get("FLOWRANK", Path(__file__).resolve().parent.parent / "build" / "flowrank")
 
 
@@ -25,12 +28,15 @@ def read_lines(path):
 
 
 def measured(run, launch):
-    """Mean seconds of an iteration's parts, over the newest launch but its first."""
+    """Seconds of an iteration's parts: the medians, and those of the fastest iteration."""
     lines = [line for line in read_lines(run / "metrics.jsonl") if line["iteration"] > launch["iteration"] + 1]
     if not lines:
         sys.exit(f"plan_check.py: {run}: its newest launch has no second iteration")
-    parts = {key: sum(line[f"{key}_seconds"] for line in lines) / len(lines) for key in ("act", "wire", "learn", "other")}
-    return {**parts, "iteration": sum(parts.values())}
+    rows = [{part: line[f"{part}_seconds"] for part in PARTS} for line in lines]
+    for row in rows:
+        row["iteration"] = sum(row.values())
+    median = {part: statistics.median(row[part] for row in rows) for part in rows[0]}
+    return median, min(rows, key=lambda row: row["iteration"])
 
 
 def predicted(run, launch, arguments):
@@ -62,14 +68,15 @@ def main():
     parser.add_argument("--net", default="100G")
     parser.add_argument("--latency", default="2us")
     arguments = parser.parse_args()
-    print(f"{'run':20} {'ranks':>5} {'learners':>8} {'threads':>7}  {'part':9} {'predicted s':>11} {'measured s':>11} {'error':>7}")
+    print(f"{'run':18} {'ranks':>5} {'learners':>8} {'threads':>7}  {'part':9} {'predicted s':>11} {'median s':>9} {'error':>7} "
+          f"{'fastest s':>9} {'error':>7}")  # fmt: skip
     for run in arguments.runs:
         launch = read_lines(run / "launches.jsonl")[-1]
-        took, plan = measured(run, launch), predicted(run, launch, arguments)
-        for part, seconds in took.items():
-            error = (plan[part] - seconds) / took["iteration"]  # a part's, too, is of the whole
-            print(f"{run.name:20} {launch['ranks']:5} {launch['learners']:8} {launch['threads']:7}  {part:9} "
-                  f"{plan[part]:11.4g} {seconds:11.4g} {error:+7.1%}")  # fmt: skip
+        (median, fastest), plan = measured(run, launch), predicted(run, launch, arguments)
+        for part in (*PARTS, "iteration"):
+            errors = [(plan[part] - took[part]) / took["iteration"] for took in (median, fastest)]
+            print(f"{run.name:18} {launch['ranks']:5} {launch['learners']:8} {launch['threads']:7}  {part:9} {plan[part]:11.4f} "
+                  f"{median[part]:9.4f} {errors[0]:+7.1%} {fastest[part]:9.4f} {errors[1]:+7.1%}")  # fmt: skip
 
 
 if __name__ == "__main__":
