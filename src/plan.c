@@ -157,7 +157,9 @@ static double rank_bytes(const struct plan_work *w, const struct placement *p, i
                  generations * held * (w->learner_bytes + w->tail_bytes);
   if (learned > 0)
     bytes += (learned + 1 + (p->learners > 1)) * w->weight_bytes; // gradients, their sum, one that arrives
-  if (rank == 0) bytes += 3 * w->weight_bytes + w->environment_bytes + (p->shards - held) * w->tail_bytes;
+  if (rank == 0) // a copy of what is learned, and a checkpoint before it is written
+    bytes +=
+        3 * w->weight_bytes + w->environment_bytes + (p->shards - held) * w->tail_bytes + w->rates.checkpoint_bytes;
   return bytes;
 }
 

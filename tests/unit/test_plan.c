@@ -166,6 +166,7 @@ static void overlap_hides_the_shorter_half(void **state) {
   cluster.nodes = 2;
   struct plan_work work = WORK;
   work.overlaps = true;
+  work.rates.act = 10;
   struct plan_point p = predict(&work, &cluster, 2, 1);
   assert_seconds("acting is longer", p.iteration, p.act + p.wire);
   work.rates.act = 0.1;
