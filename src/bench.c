@@ -424,7 +424,7 @@ struct error *bench_wire(struct comm *comm, const struct config *config, bool js
 
 // --- rates, for the plan ---
 
-static const double round_seconds = 0.2, collect_seconds = 1.0;
+static const double round_seconds = 0.1, collect_seconds = 1.0;
 
 static double peak_bytes(void) {
   struct rusage usage;

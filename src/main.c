@@ -156,21 +156,24 @@ static struct error *read_small(const char *name, const char *text, int *out) {
   return NULL;
 }
 
+static struct error *bad_nodes(const char *text) {
+  return usage("--nodes '%.100s' is not a list such as 1,2,4,...,256", text);
+}
+
 // Numbers of nodes; "..." goes on by doubling.
 static struct error *read_nodes(const char *text, struct plan_options *o) {
   struct list list;
   const int items = split(text, &list);
-  const char *const what = "--nodes '%.100s' is not a list such as 1,2,4,...,256";
   o->sizes = 0;
-  if (items == 0) return usage(what, text);
+  if (items == 0) return bad_nodes(text);
   for (int i = 0; i < items; ++i) {
     int64_t nodes, next = o->sizes > 0 ? o->nodes[o->sizes - 1] : 0;
     const bool doubling = strcmp(list.item[i], "...") == 0;
-    if (doubling && (next == 0 || ++i == items)) return usage(what, text);
+    if (doubling && (next == 0 || ++i == items)) return bad_nodes(text);
     TRY(read_count("nodes", list.item[i], 1, &nodes));
     if (nodes > PLAN_MAX_NODES) return usage("--nodes '%.100s' is more than 65536", list.item[i]);
     for (next *= 2; doubling && next < nodes && o->sizes < PLAN_MAX_SIZES; next *= 2) o->nodes[o->sizes++] = (int)next;
-    if (o->sizes == PLAN_MAX_SIZES) return usage(what, text);
+    if (o->sizes == PLAN_MAX_SIZES) return bad_nodes(text);
     o->nodes[o->sizes++] = (int)nodes;
   }
   return NULL;

@@ -284,16 +284,16 @@ static void print_work(const struct planned *d, const struct plan_cluster *c, FI
       w->learner_bytes + w->tail_bytes, w->learner_bytes, w->tail_bytes, (w->learner_bytes + w->tail_bytes) / steps,
       d->payload, w->weight_bytes, c->cores, c->ranks, c->ranks == 1 ? "" : "s", c->cores / c->ranks,
       c->cores / c->ranks == 1 ? "" : "s", 8e-9 * c->bandwidth, 1e6 * c->latency);
-  fprintf(out, "%5s %6s %8s %11s %10s %-10s %5s %5s %6s %6s %7s %5s %8s %8s %8s\n", "nodes", "ranks", "learners",
-          "iteration s", "efficiency", "bottleneck", "act%", "wire%", "learn%", "reduc%", "publsh%", "oth%", "rank GB",
-          "wire MB", "hours");
+  fprintf(out, "%5s %6s %8s %11s %10s %-10s %5s %5s %6s %7s %8s %6s %8s %8s %8s\n", "nodes", "ranks", "learners",
+          "iteration s", "efficiency", "bottleneck", "act%", "wire%", "learn%", "reduce%", "publish%", "other%",
+          "rank GB", "wire MB", "hours");
 }
 
 static void print_point(const struct planned *d, int nodes, const struct plan_point *p, FILE *out) {
   char learners[16];
   snprintf(learners, sizeof learners, p->together ? "all" : "%d", p->learners);
   const double share = 100 / p->iteration;
-  fprintf(out, "%5d %6d %8s %11.4g %10.3f %-10s %5.1f %5.1f %6.1f %6.1f %7.1f %5.1f %8.3g %8.4g %8.4g\n", nodes,
+  fprintf(out, "%5d %6d %8s %11.4g %10.3f %-10s %5.1f %5.1f %6.1f %7.1f %8.1f %6.1f %8.3g %8.4g %8.4g\n", nodes,
           p->ranks, learners, p->iteration, p->efficiency, p->bottleneck, share * p->act, share * p->wire,
           share * p->learn, share * p->reduce, share * p->publish, share * p->other, 1e-9 * p->rank_bytes,
           1e-6 * p->wire_bytes, hours(d, p));
