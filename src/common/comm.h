@@ -37,7 +37,7 @@ struct error *comm_send(struct comm *comm, int to, enum message_kind kind, int s
                         size_t bytes) MUST_USE;
 struct error *comm_receive(struct comm *comm, int from, enum message_kind kind, int shard, void *data,
                            size_t bytes) MUST_USE;
-// Completes everything that was started since the last wait.
+// Completes everything that was started since the last wait. Errors name the rank at the other end.
 struct error *comm_wait(struct comm *comm) MUST_USE;
 
 // Collective over all ranks: rank 0's bytes go to all.
