@@ -1,6 +1,6 @@
-// What is in a checkpoint file, and its way into HDF5 and out again. HDF5 only ever works on memory here; the files are
-// checkpoint_file.c's: so every fault of the file system has its name, the checksum is checked before HDF5 parses the
-// first byte, and no crafted link, external storage or plugin can lead HDF5 to another file.
+// What is in a checkpoint file, and its way into HDF5 and out again. HDF5 writes, and only ever into memory; the files are
+// checkpoint_file.c's, so that every fault of the file system has its name. What is read goes through checkpoint_hdf5.c
+// instead: a checksum does not keep anybody from making a file to harm us, and HDF5 trusts what it finds.
 #include "common/checkpoint.h"
 
 #include <errno.h>
@@ -14,13 +14,14 @@
 #include <hdf5.h>
 
 #include "common/checkpoint_file.h"
+#include "common/checkpoint_hdf5.h"
 #include "version.h"
 
 // HDF5's own check of header against library ends the process; hdf5_begin makes it instead, and returns.
 #undef H5CHECK
 #define H5CHECK
 
-enum { MAX_TENSORS = 4096, MAX_PATH_IN_FILE = TENSOR_NAME_MAX + 32 };
+enum { MAX_TENSORS = 4096, MAX_PATH_IN_FILE = TENSOR_NAME_MAX + 32, TYPE_BYTES = 512 };
 
 _Static_assert(sizeof(size_t) == 8, "offsets are stored as 64 bits");
 
@@ -151,9 +152,9 @@ static struct error *check_sizes(const struct checkpoint *c, size_t limit, size_
   return NULL;
 }
 
-// --- HDF5: what writing and reading share ---
+// --- HDF5: types, and where its errors go ---
 
-// The name of every in-memory file. HDF5 tries to open it on disk, and refuses the image if that works: it must never.
+// The name of every in-memory file; no file on disk can have it.
 static const char nowhere[] = "/dev/null/flowrank-checkpoint";
 
 // The application's way of printing HDF5's errors, put back by hdf5_end.
@@ -399,154 +400,103 @@ static struct error *build_image(const struct checkpoint *c, struct checkpoint_i
   return e;
 }
 
-// --- HDF5: reading. Everything is checked as if somebody had made the file to harm us ---
+// --- Reading, without the library. Everything is checked as if somebody had made the file to harm us ---
 
 static struct error *must_be(const char *what, const char *kind) {
   return error_new(EXIT_CODE_FAILED, "%s is not %s", what, kind);
 }
 
-static bool same_type(hid_t type, hid_t wanted) { return type >= 0 && wanted >= 0 && H5Tequal(type, wanted) > 0; }
-
-static struct error *open_attribute(hid_t file, const char *name, hid_t *attribute) {
-  *attribute = H5Aopen(file, name, H5P_DEFAULT);
-  if (*attribute < 0) return error_new(EXIT_CODE_FAILED, "it lacks the attribute %s", name);
-  const hid_t space = H5Aget_space(*attribute);
-  const bool scalar = space >= 0 && H5Sget_simple_extent_type(space) == H5S_SCALAR;
-  if (space >= 0) H5Sclose(space);
-  if (scalar) return NULL;
-  H5Aclose(*attribute);
-  return must_be(name, "a single value");
-}
-
-static struct error *read_number(hid_t file, const char *name, hid_t file_type, hid_t memory_type, void *value) {
-  hid_t attribute;
-  TRY(open_attribute(file, name, &attribute));
-  const hid_t type = H5Aget_type(attribute);
-  struct error *e = same_type(type, file_type) ? NULL : must_be(name, "a number of the expected type");
-  if (e == NULL && H5Aread(attribute, memory_type, value) < 0) e = must_be(name, "readable");
-  if (type >= 0) H5Tclose(type);
-  H5Aclose(attribute);
-  return e;
-}
-
-static struct error *read_integer(hid_t file, const char *name, int64_t *value) {
-  return read_number(file, name, H5T_STD_I64LE, H5T_NATIVE_INT64, value);
-}
-
-static struct error *read_real(hid_t file, const char *name, double *value) {
-  return read_number(file, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, value);
+// Whether a value is stored as the writer's type. H5Tencode puts two bytes of its own before what a file holds.
+static bool same_type(const struct hdf5_value *value, hid_t type) {
+  unsigned char encoded[TYPE_BYTES];
+  size_t size = 0;
+  return type >= 0 && H5Tencode(type, NULL, &size) >= 0 && size > 2 && size <= sizeof encoded &&
+         H5Tencode(type, encoded, &size) >= 0 && value->type_size >= size - 2 &&
+         memcmp(value->type, encoded + 2, size - 2) == 0;
 }
 
 // Length of a fixed-size string type, 0 for any other.
-static size_t text_length(hid_t type) {
-  if (type < 0 || H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0) return 0;
-  return H5Tget_size(type);
+static size_t text_length(const struct hdf5_value *value) {
+  enum { STRING_CLASS = 3 };
+  return (value->type[0] & 0xf) == STRING_CLASS ? value->element_size : 0;
 }
 
-static struct error *read_name(hid_t file, const char *name, size_t capacity, char *value) {
-  hid_t attribute;
-  TRY(open_attribute(file, name, &attribute));
-  const hid_t type = H5Aget_type(attribute);
-  const size_t length = text_length(type);
-  struct error *e = length > 0 && length < capacity ? NULL : must_be(name, "a short text");
-  memset(value, 0, capacity);
-  if (e == NULL && H5Aread(attribute, type, value) < 0) e = must_be(name, "readable");
-  if (type >= 0) H5Tclose(type);
-  H5Aclose(attribute);
-  return e;
+static struct error *find_attribute(struct hdf5_image *file, const char *name, struct hdf5_value *value) {
+  TRY(hdf5_attribute(file, name, value));
+  return value->rank == 0 ? NULL : must_be(name, "a single value");
 }
 
-// Every step of `path` must be an ordinary link: soft and external ones may lead anywhere, even out of the file.
-static struct error *check_links(hid_t file, const char *path) {
-  char part[MAX_PATH_IN_FILE];
-  for (const char *end = path; end != NULL;) {
-    end = strchr(end + 1, '/');
-    snprintf(part, sizeof part, "%.*s", (int)(end ? (size_t)(end - path) : strlen(path)), path);
-    H5L_info_t info;
-    if (H5Lget_info(file, part, &info, H5P_DEFAULT) < 0) return error_new(EXIT_CODE_FAILED, "it lacks %s", part);
-    if (info.type != H5L_TYPE_HARD) return error_new(EXIT_CODE_FAILED, "%s is a link that leads elsewhere", part);
-  }
+// out: 8 bytes, as all numbers of the root group have.
+static struct error *read_number(struct hdf5_image *file, const char *name, hid_t type, void *out) {
+  struct hdf5_value value;
+  TRY(find_attribute(file, name, &value));
+  if (!same_type(&value, type)) return must_be(name, "a number of the expected type");
+  if (value.data_size < sizeof(int64_t)) return must_be(name, "stored in full");
+  memcpy(out, value.data, sizeof(int64_t));
   return NULL;
 }
 
-// Stored in this very file as it is: not in another file, not by a filter (which HDF5 may load as a plugin), not in
-// chunks (which make a small file claim a huge array).
-static bool is_plain(hid_t set) {
-  const hid_t list = H5Dget_create_plist(set);
-  if (list < 0) return false;
-  const H5D_layout_t layout = H5Pget_layout(list);
-  const bool plain = (layout == H5D_CONTIGUOUS || layout == H5D_COMPACT) && H5Pget_external_count(list) == 0 &&
-                     H5Pget_nfilters(list) == 0;
-  H5Pclose(list);
-  return plain;
+static struct error *read_integer(struct hdf5_image *file, const char *name, int64_t *out) {
+  return read_number(file, name, H5T_STD_I64LE, out);
 }
 
-static struct error *open_dataset(hid_t file, const char *path, hid_t *set) {
-  TRY(check_links(file, path));
-  *set = H5Dopen2(file, path, H5P_DEFAULT);
-  if (*set < 0) return must_be(path, "a readable dataset");
-  if (is_plain(*set)) return NULL; // before anything else: asking a virtual dataset for its shape opens other files
-  H5Dclose(*set);
-  return must_be(path, "stored plainly in the file");
+static struct error *read_real(struct hdf5_image *file, const char *name, double *out) {
+  return read_number(file, name, H5T_IEEE_F64LE, out);
 }
 
-// dims[rank]: filled. False when the dataset has another number of dimensions. rank 0: a scalar.
-static bool shape_of(hid_t set, int rank, hsize_t *dims) {
-  const hid_t space = H5Dget_space(set);
-  const H5S_class_t wanted = rank == 0 ? H5S_SCALAR : H5S_SIMPLE;
-  const bool good = space >= 0 && H5Sget_simple_extent_type(space) == wanted &&
-                    H5Sget_simple_extent_ndims(space) == rank &&
-                    (rank == 0 || H5Sget_simple_extent_dims(space, dims, NULL) == rank);
-  if (space >= 0) H5Sclose(space);
-  return good;
+static struct error *read_name(struct hdf5_image *file, const char *name, size_t capacity, char *out) {
+  struct hdf5_value value;
+  TRY(find_attribute(file, name, &value));
+  const size_t length = text_length(&value);
+  if (length == 0 || length >= capacity) return must_be(name, "a short text");
+  if (value.data_size < length) return must_be(name, "stored in full");
+  memset(out, 0, capacity);
+  memcpy(out, value.data, length);
+  return NULL;
 }
 
-static struct error *check_shape(hid_t set, const char *path, int rank, const hsize_t *wanted) {
-  hsize_t dims[2] = {0, 0};
-  if (!shape_of(set, rank, dims)) return error_new(EXIT_CODE_FAILED, "%s does not have %d dimensions", path, rank);
+static struct error *check_shape(const struct hdf5_value *value, const char *path, int rank, const hsize_t *wanted) {
+  if (value->rank != rank) return error_new(EXIT_CODE_FAILED, "%s does not have %d dimensions", path, rank);
   for (int i = 0; i < rank; ++i)
-    if (dims[i] != wanted[i])
-      return error_new(EXIT_CODE_FAILED, "%s has %llu in dimension %d where the rest of the file says %llu", path,
-                       (unsigned long long)dims[i], i, (unsigned long long)wanted[i]);
+    if (value->dims[i] != wanted[i])
+      return error_new(EXIT_CODE_FAILED, "%s has %" PRIu64 " in dimension %d where the rest of the file says %llu",
+                       path, value->dims[i], i, (unsigned long long)wanted[i]);
   return NULL;
 }
 
-// `out` has room for the product of dims. HDF5 fills what was never stored with zeros; that is refused here.
-static struct error *read_dataset(hid_t file, const char *path, hid_t file_type, hid_t memory_type, int rank,
-                                  const hsize_t *dims, void *out) {
-  hid_t set;
-  TRY(open_dataset(file, path, &set));
-  const hid_t type = H5Dget_type(set);
-  hsize_t bytes = same_type(type, file_type) ? H5Tget_size(type) : 0;
-  struct error *e = bytes ? check_shape(set, path, rank, dims) : must_be(path, "of the expected type");
+// `out` has room for the product of dims, which has been held against the file's size.
+static struct error *read_dataset(struct hdf5_image *file, const char *path, hid_t type, int rank, const hsize_t *dims,
+                                  void *out) {
+  struct hdf5_value value;
+  TRY(hdf5_dataset(file, path, &value));
+  if (!same_type(&value, type)) return must_be(path, "of the expected type");
+  TRY(check_shape(&value, path, rank, dims));
+  uint64_t bytes = value.element_size;
   for (int i = 0; i < rank; ++i) bytes *= dims[i];
-  if (e == NULL && H5Dget_storage_size(set) != bytes) e = must_be(path, "stored in full");
-  if (e == NULL && H5Dread(set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) < 0) e = must_be(path, "readable");
-  if (type >= 0) H5Tclose(type);
-  H5Dclose(set);
-  return e;
+  if (value.data_size != bytes) return must_be(path, "stored in full");
+  if (bytes > 0) memcpy(out, value.data, bytes);
+  return NULL;
 }
 
-static struct error *read_text(hid_t file, const char *path, size_t limit, char **text) {
-  hid_t set;
-  TRY(open_dataset(file, path, &set));
-  const hid_t type = H5Dget_type(set);
-  const size_t length = text_length(type);
-  struct error *e = length > 0 && length <= limit ? NULL : must_be(path, "a text");
-  if (e == NULL) e = check_shape(set, path, 0, NULL);
-  if (e == NULL && H5Dget_storage_size(set) != length) e = must_be(path, "stored in full");
-  if (e == NULL && (*text = calloc(length + 1, 1)) == NULL) e = error_no_memory(path);
-  if (e == NULL && H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, *text) < 0) e = must_be(path, "readable");
-  if (type >= 0) H5Tclose(type);
-  H5Dclose(set);
-  return e;
+static struct error *read_text(struct hdf5_image *file, const char *path, char **text) {
+  struct hdf5_value value;
+  TRY(hdf5_dataset(file, path, &value));
+  const size_t length = text_length(&value);
+  if (length == 0 || length > file->size) return must_be(path, "a text");
+  TRY(check_shape(&value, path, 0, NULL));
+  if (value.data_size != length) return must_be(path, "stored in full");
+  *text = calloc(length + 1, 1);
+  if (*text == NULL) return error_no_memory(path);
+  memcpy(*text, value.data, length);
+  return NULL;
 }
 
-static struct error *read_doubles(hid_t file, const char *path, int rank, const hsize_t *dims, double *out) {
-  return read_dataset(file, path, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, rank, dims, out);
+static struct error *read_doubles(struct hdf5_image *file, const char *path, int rank, const hsize_t *dims,
+                                  double *out) {
+  return read_dataset(file, path, H5T_IEEE_F64LE, rank, dims, out);
 }
 
-static struct error *read_attributes(hid_t file, struct checkpoint *c) {
+static struct error *read_attributes(struct hdf5_image *file, struct checkpoint *c) {
   int64_t version, obs_dim;
   TRY(read_integer(file, "format_version", &version));
   if (version != CHECKPOINT_FORMAT_VERSION)
@@ -565,26 +515,18 @@ static struct error *read_attributes(hid_t file, struct checkpoint *c) {
   return read_real(file, "best_return", &c->best_return);
 }
 
-static struct error *count_tensors(hid_t file, int *count) {
-  hid_t set;
-  hsize_t rows;
-  TRY(open_dataset(file, "/tensors", &set));
-  const bool good = shape_of(set, 1, &rows) && rows >= 1 && rows <= MAX_TENSORS;
-  H5Dclose(set);
-  if (!good) return error_new(EXIT_CODE_FAILED, "/tensors is not a table of 1 to %d rows", MAX_TENSORS);
-  *count = (int)rows;
-  return NULL;
-}
-
-static struct error *read_tensor_table(hid_t file, struct checkpoint *c) {
-  TRY(count_tensors(file, &c->tensor_count));
+static struct error *read_tensor_table(struct hdf5_image *file, struct checkpoint *c) {
+  struct hdf5_value value;
+  TRY(hdf5_dataset(file, "/tensors", &value));
+  const hsize_t rows = value.dims[0];
+  if (value.rank != 1 || rows < 1 || rows > MAX_TENSORS)
+    return error_new(EXIT_CODE_FAILED, "/tensors is not a table of 1 to %d rows", MAX_TENSORS);
+  c->tensor_count = (int)rows;
   c->tensors = calloc((size_t)c->tensor_count, sizeof *c->tensors);
   if (c->tensors == NULL) return error_no_memory("the tensor table");
-  const hid_t file_type = tensor_row_type(true), memory_type = tensor_row_type(false);
-  const hsize_t rows = (hsize_t)c->tensor_count;
-  struct error *e = read_dataset(file, "/tensors", file_type, memory_type, 1, &rows, c->tensors);
-  if (file_type >= 0) H5Tclose(file_type);
-  if (memory_type >= 0) H5Tclose(memory_type);
+  const hid_t type = tensor_row_type(true);
+  struct error *e = read_dataset(file, "/tensors", type, 1, &rows, c->tensors);
+  if (type >= 0) H5Tclose(type);
   return e;
 }
 
@@ -603,21 +545,21 @@ static struct error *allocate_arrays(struct checkpoint *c) {
   return NULL;
 }
 
-static struct error *read_content(hid_t file, size_t file_size, struct checkpoint *c) {
+static struct error *read_content(struct hdf5_image *file, struct checkpoint *c) {
   TRY(read_attributes(file, c));
   TRY(read_tensor_table(file, c));
-  TRY(check_sizes(c, file_size, &c->parameter_count));
+  TRY(check_sizes(c, file->size, &c->parameter_count));
   TRY(allocate_arrays(c));
   const hsize_t obs[] = {(hsize_t)c->obs_dim}, states[] = {(hsize_t)c->envs, (hsize_t)c->state_size};
-  TRY(read_text(file, "/config", file_size, &c->config_text));
-  TRY(read_text(file, "/metrics", file_size, &c->metrics_text));
+  TRY(read_text(file, "/config", &c->config_text));
+  TRY(read_text(file, "/metrics", &c->metrics_text));
   for (size_t a = 0; a < ARRAYS; ++a)
     for (int i = 0; i < c->tensor_count; ++i) {
       char path[MAX_PATH_IN_FILE];
       hsize_t dims[2];
       const int rank = tensor_dataset(&c->tensors[i], arrays[a].group, path, dims);
       float *values = *array_of(c, &arrays[a]) + c->tensors[i].offset;
-      TRY(read_dataset(file, path, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, rank, dims, values));
+      TRY(read_dataset(file, path, H5T_IEEE_F32LE, rank, dims, values));
     }
   TRY(read_doubles(file, "/normalizer/count", 0, NULL, &c->normalizer_count));
   TRY(read_doubles(file, "/normalizer/mean", 1, obs, c->normalizer_mean));
@@ -625,28 +567,12 @@ static struct error *read_content(hid_t file, size_t file_size, struct checkpoin
   return read_doubles(file, "/env_state", 2, states, c->env_state);
 }
 
-// Gives the image's memory back as soon as HDF5 has its own copy.
-static hid_t open_image(struct checkpoint_image *image) {
-  const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-  hid_t file = -1;
-  const bool good = access >= 0 && H5Pset_fapl_core(access, (size_t)1 << 20, false) >= 0 &&
-                    H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 && // nothing may outlive it under its name
-                    H5Pset_file_image(access, image->bytes, image->size) >= 0;
-  free(image->bytes);
-  image->bytes = NULL;
-  if (good) file = H5Fopen(nowhere, H5F_ACC_RDONLY, access);
-  if (access >= 0) H5Pclose(access);
-  return file;
-}
-
-static struct error *parse_image(struct checkpoint_image *image, struct checkpoint *c) {
+static struct error *parse_image(const struct checkpoint_image *image, struct checkpoint *c) {
+  struct hdf5_image file;
   struct hdf5_session session = {NULL, NULL};
-  TRY(hdf5_begin(&session));
-  const hid_t file = open_image(image);
-  struct error *e = NULL;
-  if (file < 0) e = error_new(EXIT_CODE_FAILED, "HDF5 cannot open its content (out of memory?)");
-  if (e == NULL) e = read_content(file, image->size, c);
-  if (file >= 0) H5Fclose(file);
+  TRY(hdf5_begin(&session)); // for the names of types
+  struct error *e = hdf5_open(image->bytes + CHECKPOINT_BLOCK_BYTES, image->size - CHECKPOINT_BLOCK_BYTES, &file);
+  if (e == NULL) e = read_content(&file, c);
   hdf5_end(&session);
   return e;
 }

@@ -76,6 +76,8 @@ struct error *metrics_open(struct metrics *m, const char *run, int64_t iteration
   m->last_log = m->started;
   if (snprintf(path, sizeof path, "%s/metrics.jsonl", run) >= (int)sizeof path)
     return error_new(EXIT_CODE_USAGE, "the run folder's name is too long: %.200s..", run);
+  const size_t size = strlen(recent);
+  if (size > 0 && recent[size - 1] != '\n') recent = ""; // not lines: `remember` takes them apart
   TRY(rewrite(path, recent, iteration));
   m->recent = calloc(1, RECENT_BYTES + LINE_BYTES);
   m->path = strdup(path);
