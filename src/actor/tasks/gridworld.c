@@ -82,15 +82,16 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
   }
 }
 
-static int on_grid(int position) { return position < 0 ? 0 : position > LAST ? LAST : position; }
+// Of any number, as a checkpoint may hold any: what is none goes to 0.
+static int on_grid(double position) { return position > 0 ? (int)fmin(position, LAST) : 0; }
 
 static enum gridworld_cell current_cell(const struct task *task, const struct task_worker *w) {
-  return gridworld_cell(layout_of(task), (int)w->extra[STATE_X], (int)w->extra[STATE_Y]);
+  return gridworld_cell(layout_of(task), on_grid(w->extra[STATE_X]), on_grid(w->extra[STATE_Y]));
 }
 
 static void advance(const struct task *task, struct task_worker *w, const double *action) {
-  const int x = on_grid((int)w->extra[STATE_X] + gridworld_move(action[0]));
-  const int y = on_grid((int)w->extra[STATE_Y] + gridworld_move(action[1]));
+  const int x = on_grid(w->extra[STATE_X] + gridworld_move(action[0]));
+  const int y = on_grid(w->extra[STATE_Y] + gridworld_move(action[1]));
   if (gridworld_cell(layout_of(task), x, y) == GRIDWORLD_WALL) return;
   w->extra[STATE_X] = x;
   w->extra[STATE_Y] = y;
@@ -127,8 +128,8 @@ bool gridworld_start(const struct task *task, struct task_worker *w, int x, int 
 }
 
 void gridworld_position(const double *state, int *x, int *y) {
-  *x = (int)state[STATE_X];
-  *y = (int)state[STATE_Y];
+  *x = on_grid(state[STATE_X]);
+  *y = on_grid(state[STATE_Y]);
 }
 
 #define GRIDWORLD(layout)                                                                                              \
