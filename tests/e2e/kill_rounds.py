@@ -1,4 +1,5 @@
-"""Rounds of kill -9 at random instants; shared by test_fault_kill.py and test_slow_kill.py."""
+"""Rounds of kill -9 at random instants, and within the writing of a checkpoint; shared by test_fault_kill.py and
+test_slow_kill.py."""
 
 import os
 import random
@@ -33,27 +34,46 @@ class KillRounds(Case):
         self.random = random.Random(self.seed)
         print(f"FLOWRANK_KILL_SEED={self.seed}", flush=True)
 
-    def kill(self, started, victim):
-        """True when the program was still running."""
-        alive = started.running()
+    def kill(self, started, victim, aimed, run):
+        """True when the program was still running. aimed: at the next checkpoint's writing."""
         ranks = started.ranks()
-        wanted = 0 if victim == "rank 0" else max(ranks, default=0)
-        if victim == "all" or wanted not in ranks:
-            started.kill_all()
+        if aimed:
+            self.wait_for_write(started, run)
+        alive = started.running()
+        if victim == "rank 0" and 0 in ranks:
+            pids = [ranks[0]]
+        elif victim == "an actor" and ranks:
+            pids = [ranks[max(ranks)]]
         else:
+            pids = list(ranks.values())
+        for pid in pids:
             try:
-                os.kill(ranks[wanted], signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 alive = False
+        if victim == "all" or not pids:
+            started.kill_all()
         return alive
+
+    def wait_for_write(self, started, run):
+        """Until a checkpoint is being written: its temporary file is there. Or the program has ended."""
+        folder = run / "checkpoints"
+        while started.running():
+            for _ in range(200):  # without a look at the process, which takes longer than many a write
+                try:
+                    if any(name.startswith(".0") for name in os.listdir(folder)):
+                        return
+                except FileNotFoundError:
+                    continue
 
     def one_round(self, number, seconds):
         victim, ranks = VICTIMS[number % len(VICTIMS)]
         again = self.random.choice([r for r in RESUME_RANKS if r != ranks])
         learners = self.random.choice(LEARNERS)
         config, run = self.config({"cluster.learners": learners}), self.new_path("killed")
-        context = f"round {number}: {victim} of {ranks} ranks, learners {learners}, then {again} ranks"
-        kills = 0
+        aimed = number % 2 == 1 and victim != "an actor"  # at a checkpoint's writing
+        context = f"round {number}: {victim} of {ranks} ranks, learners {learners}, then {again} ranks, aimed {aimed}"
+        kills = torn = 0
         for launch in range(self.random.choice((1, 1, 1, 2))):
             started = self.start("train", config, "--run", run, ranks=ranks)
             # Often somewhere in the iterations, now and then while the program starts.
@@ -61,11 +81,12 @@ class KillRounds(Case):
                 self.wait_for_iteration(started, run, 1) if launch == 0 else time.sleep(0.3)
             delay = self.random.uniform(0, seconds)
             time.sleep(delay)
-            alive = self.kill(started, victim)
+            alive = self.kill(started, victim, aimed, run)
             result = started.wait()
             started.close()
             self.check_sane(result)
             kills += alive
+            torn += any(path.name.endswith(".tmp") for path in run.glob("checkpoints/.0*"))
             context += f"; after {delay:.3f} s{'' if alive else ' (was over)'}"
             if alive:
                 self.assertNotEqual(result.code, 75, f"{context}{result}")
@@ -74,15 +95,18 @@ class KillRounds(Case):
         self.assert_equal_runs(self.reference(), run, context)
         self.assert_complete_metrics(run, ITERATIONS, context)
         self.assert_tidy(run, context)
-        return kills
+        return kills, torn
 
     def rounds(self, count):
         began = time.monotonic()
         reference = self.reference()
         whole = self.info(reference)["wall_seconds"]
-        kills = 0
+        kills = torn = 0
         for number in range(count):
             with self.subTest(round=number, seed=self.seed):
-                kills += self.one_round(number, 0.9 * whole)
-        print(f"{count} rounds, {kills} kills, {time.monotonic() - began:.1f} s", flush=True)
+                more, within = self.one_round(number, 0.9 * whole)
+                kills, torn = kills + more, torn + within
+        print(f"{count} rounds, {kills} kills, {torn} within a checkpoint's writing, {time.monotonic() - began:.1f} s",
+              flush=True)
         self.assertGreaterEqual(kills, count / 2, "most rounds must kill a living program")
+        self.assertGreaterEqual(torn, count // 20, "some must leave a half-written checkpoint")
