@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs every check: formatting, the tests built by gcc, the unit and golden tests built by
 # clang, the unit, golden and fault tests under AddressSanitizer and UBSan, and clang-tidy. All warnings are errors.
-#   tools/test.sh [--fast | --slow | --slurm]     --fast: formatting and the gcc build's tests only
+#   tools/test.sh [--fast | --slow | --slurm | --fuzz[=SECONDS]]
+#                                                 --fast: formatting and the gcc build's tests only
 #                                                 --slow: the tests labelled slow as well
 #                                                 --slurm: only those labelled slurm: batch jobs on a SLURM that they bring
 #                                                 up, as root, in namespaces of this machine; about 6 minutes
+#                                                 --fuzz: only the fuzz targets, each for SECONDS (600), under sanitizers;
+#                                                 what they find is left in build-fuzz/
 # Every stage runs even when one before it failed; exit code 1 when any did.
 set -euo pipefail
 # shellcheck source=tools/setup.sh
@@ -12,18 +15,21 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 fast=false
 slurm=false
+fuzz=0
 not_slow=(-LE 'slow|slurm')
 for option in "$@"; do
   case $option in
   --fast) fast=true ;;
   --slow) not_slow=(-LE slurm) ;;
   --slurm) slurm=true ;;
+  --fuzz) fuzz=600 ;;
+  --fuzz=[1-9]*) fuzz=${option#--fuzz=} ;;
   --help | -h)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
     exit 0
     ;;
   *)
-    echo "test.sh: unknown option '$option'; allowed: --fast, --slow, --slurm" >&2
+    echo "test.sh: unknown option '$option'; allowed: --fast, --slow, --slurm, --fuzz[=SECONDS]" >&2
     exit 2
     ;;
   esac
@@ -99,16 +105,42 @@ slurm_tests() {
   build_and_test "${gcc_build[@]}" -- -L slurm --verbose && ! grep -q '\*\*\*Skipped' build/ctest.log
 }
 
+# fuzz_one TARGET: from the corpus and what earlier runs have added to it.
+fuzz_one() {
+  local found=build-fuzz/corpus/$1 log=build-fuzz/$1.log
+  mkdir -p "$found"
+  "build-fuzz/tests/fuzz_$1" -max_total_time="$fuzz" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+    -artifact_prefix="build-fuzz/$1-" "$found" "tests/fuzz/corpus/$1" >"$log" 2>&1 || { tail -50 "$log"; return 1; }
+  grep -E '^(stat::number_of_executed_units|Done)' "$log" | sed "s/^/$1: /"
+  grep -oE ' cov: [0-9]+ ft: [0-9]+' "$log" | tail -1 | sed "s/^/$1: edges, features:/"
+}
+
+fuzz_tests() {
+  local target pids=() code=0
+  CC=clang build build-fuzz fuzz -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG='-O1 -g' -DFLOWRANK_SANITIZE=ON \
+    -DFLOWRANK_FUZZ=ON -DFLOWRANK_TESTS=ON || return 1
+  for target in tests/fuzz/fuzz_*.c; do
+    target=${target##*/fuzz_}
+    fuzz_one "${target%.c}" &
+    pids+=($!)
+  done
+  for target in "${pids[@]}"; do wait "$target" || code=1; done
+  return "$code"
+}
+
 gcc_build=(build gcc -DCMAKE_BUILD_TYPE=Release -DFLOWRANK_WERROR=ON)
 if $slurm; then
   setup --tests --slurm
   stage "gcc: tests on a SLURM" slurm_tests
+elif ((fuzz > 0)); then
+  setup --tests
+  stage "fuzzing, $fuzz s a target" fuzz_tests
 else
   setup --tests
   stage "formatting" check_format
   stage "gcc: all tests" build_and_test "${gcc_build[@]}" -- "${not_slow[@]}"
 fi
-if ! $fast && ! $slurm; then
+if ! $fast && ! $slurm && ((fuzz == 0)); then
   stage "clang: unit and golden tests" build_and_test build-clang clang -DCMAKE_BUILD_TYPE=Release -DFLOWRANK_WERROR=ON -- \
     -L 'unit|golden' "${not_slow[@]}"
   stage "sanitizers: unit, golden and fault tests" build_and_test build-asan gcc -DCMAKE_BUILD_TYPE=Debug \
