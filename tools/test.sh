@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs every check: formatting, the tests built by gcc, the unit and golden tests built by
 # clang, the unit, golden and fault tests under AddressSanitizer and UBSan, and clang-tidy. All warnings are errors.
-#   tools/test.sh [--fast | --slow | --slurm | --fuzz[=SECONDS]]
+#   tools/test.sh [--fast | --slow | --ci | --slurm | --fuzz[=SECONDS]]
 #                                                 --fast: formatting and the gcc build's tests only
 #                                                 --slow: the tests labelled slow as well
+#                                                 --ci: installs SLURM as well, if it can: for a machine of CI's own
 #                                                 --slurm: only those labelled slurm: batch jobs on a SLURM that they bring
 #                                                 up, as root, in namespaces of this machine; about 6 minutes
 #                                                 --fuzz: only the fuzz targets, each for SECONDS (600), under sanitizers;
@@ -16,20 +17,22 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 fast=false
 slurm=false
 fuzz=0
+ci=false
 not_slow=(-LE 'slow|slurm')
 for option in "$@"; do
   case $option in
   --fast) fast=true ;;
   --slow) not_slow=(-LE slurm) ;;
   --slurm) slurm=true ;;
+  --ci) ci=true ;;
   --fuzz) fuzz=600 ;;
-  --fuzz=[1-9]*) fuzz=${option#--fuzz=} ;;
+  --fuzz=[1-9] | --fuzz=[1-9][0-9] | --fuzz=[1-9][0-9][0-9] | --fuzz=[1-9][0-9][0-9][0-9]) fuzz=${option#--fuzz=} ;;
   --help | -h)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
     exit 0
     ;;
   *)
-    echo "test.sh: unknown option '$option'; allowed: --fast, --slow, --slurm, --fuzz[=SECONDS]" >&2
+    echo "test.sh: unknown option '$option'; allowed: --fast, --slow, --ci, --slurm, --fuzz[=SECONDS]" >&2
     exit 2
     ;;
   esac
@@ -62,6 +65,7 @@ run_ctest() {
     failed=$((failed + BASH_REMATCH[1]))
     passed=$((passed + BASH_REMATCH[2] - BASH_REMATCH[1]))
   fi
+  grep '^skipped: ' "$folder/Testing/Temporary/LastTest.log" || true
   return "$code"
 }
 
@@ -137,6 +141,7 @@ elif ((fuzz > 0)); then
   stage "fuzzing, $fuzz s a target" fuzz_tests
 else
   setup --tests
+  if $ci; then (install_packages --tests --slurm) || echo "without SLURM, whose test says so"; fi
   stage "formatting" check_format
   stage "gcc: all tests" build_and_test "${gcc_build[@]}" -- "${not_slow[@]}"
 fi
