@@ -50,6 +50,7 @@ struct run {
   bool unsaved;        // the newest checkpoint that was due could not be written
   bool metrics_behind; // metrics.jsonl could not be written, and this has been said
   double last_warning; // that a checkpoint could not be written
+  double save_seconds; // spent on checkpoints since the newest metrics line
   float *kept;         // what is learned, at the start of the running iteration: [3·parameters]
   double *kept_moments;
   int64_t kept_adam_step;
@@ -107,5 +108,8 @@ void run_append_metrics(struct run *r, const struct metrics_line *line);
 // A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5
 // stays the older one until a better policy comes). The last one may not, as the exit code promises it.
 struct error *run_save(struct run *r, bool best, bool last) MUST_USE;
+// The path of the newest checkpoint on disk, for a message; "none" where there is none yet.
+enum { RUN_CHECKPOINT_BYTES = 4096 + 64 };
+void run_newest_checkpoint(const struct run *r, char path[RUN_CHECKPOINT_BYTES]);
 
 #endif

@@ -147,7 +147,9 @@ void run_append_metrics(struct run *r, const struct metrics_line *line) {
 
 struct error *run_save(struct run *r, bool best, bool last) {
   TRY(run_lock_check(r->lock));
+  const double started = clock_seconds();
   struct error *e = save(r, best);
+  r->save_seconds += clock_seconds() - started;
   const bool told = r->unsaved && clock_seconds() - r->last_warning < WARNING_SECONDS;
   r->unsaved = e != NULL;
   if (e == NULL || last) return e;
@@ -157,6 +159,13 @@ struct error *run_save(struct run *r, bool best, bool last) {
   }
   error_free(e);
   return NULL;
+}
+
+void run_newest_checkpoint(const struct run *r, char path[RUN_CHECKPOINT_BYTES]) {
+  char name[CHECKPOINT_NAME_BYTES];
+  checkpoint_name(r->saved, name);
+  if (r->saved < 0) snprintf(path, RUN_CHECKPOINT_BYTES, "none");
+  else snprintf(path, RUN_CHECKPOINT_BYTES, "%s/checkpoints/%s", r->options->run, name);
 }
 
 // --- The folder ---
@@ -187,12 +196,15 @@ static struct error *describe_launch(const struct run *r) {
   checkpoint_library_version(hdf5, sizeof hdf5);
   gethostname(host, sizeof host - 1);
   const char *job = getenv("SLURM_JOB_ID");
+  fprintf(f, "{\"time\": %lld, \"iteration\": %" PRId64 ", \"host\": ", (long long)time(NULL), r->iteration);
+  text_print_json(host, f);
+  fprintf(f, ", \"pid\": %d, \"job\": ", (int)getpid());
+  text_print_json(job ? job : "", f);
   fprintf(f,
-          "{\"time\": %lld, \"iteration\": %" PRId64 ", \"host\": \"%s\", \"pid\": %d, \"job\": \"%s\", "
-          "\"ranks\": %d, \"learners\": %d, \"threads\": %d, \"flowrank\": \"%s\", \"mujoco\": \"%s\", "
+          ", \"ranks\": %d, \"learners\": %d, \"threads\": %d, \"flowrank\": \"%s\", \"mujoco\": \"%s\", "
           "\"mpi\": \"%s\", \"hdf5\": \"%s\", \"blas\": \"%s\", \"command\": ",
-          (long long)time(NULL), r->iteration, host, (int)getpid(), job ? job : "", comm_size(r->comm),
-          r->placement.learners, r->threads, FLOWRANK_VERSION, mj_versionString(), mpi, hdf5, openblas_get_config());
+          comm_size(r->comm), r->placement.learners, r->threads, FLOWRANK_VERSION, mj_versionString(), mpi, hdf5,
+          openblas_get_config());
   text_print_json(r->options->command_line, f);
   fputs("}\n", f);
   return fclose(f) == 0 ? NULL : error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno));

@@ -170,15 +170,31 @@ static enum stop decide(const struct run *r, int asked) {
   return STOP_NOT;
 }
 
+static bool all_finite(const float *values, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    if (!isfinite(values[i])) return false;
+  return true;
+}
+
+// Parameters as well as losses: a loss is of the parameters before the last step, and a checkpoint of those behind it.
+static struct error *check_learning(const struct run *r, const struct update_report *u) {
+  const char *what = NULL;
+  if (!isfinite(u->policy_loss) || !isfinite(u->value_loss)) what = "the loss is";
+  else if (!all_finite(r->learned.parameters, r->learned.count)) what = "parameters are";
+  if (what == NULL) return NULL;
+  char good[RUN_CHECKPOINT_BYTES];
+  run_newest_checkpoint(r, good);
+  return error_new(EXIT_CODE_FAILED,
+                   "%s not a number after iteration %" PRId64
+                   "; the last good checkpoint is %s; the same line comes to the same end: begin another run with a "
+                   "lower optimizer.learning_rate, or with an optimizer.max_grad_norm",
+                   what, r->iteration, good);
+}
+
 // Rank 0, after an iteration: metrics line, best return, checkpoint when due.
 static struct error *record(struct run *r, struct metrics_line *line, const struct update_report *u, enum stop stop,
                             double started) {
-  if (!isfinite(u->policy_loss) || !isfinite(u->value_loss))
-    return error_new(EXIT_CODE_FAILED,
-                     "the loss is not a number at iteration %" PRId64
-                     ": the newest checkpoint in %s/checkpoints is from "
-                     "before it; try a lower optimizer.learning_rate or an optimizer.max_grad_norm",
-                     r->iteration, r->options->run);
+  TRY(check_learning(r, u));
   const double score = r->config.eval.every > 0 ? line->eval_return : line->episode_return;
   const bool best = score > r->best_return; // false for NaN
   if (best) r->best_return = score;
@@ -192,6 +208,8 @@ static struct error *record(struct run *r, struct metrics_line *line, const stru
   line->entropy = u->entropy;
   line->ratio_mean = u->ratio_mean, line->ratio_std = u->ratio_std, line->value_mean = u->value_mean;
   line->clipped_fraction = u->clipped_fraction, line->grad_norm = u->grad_norm;
+  line->checkpoint_seconds = r->save_seconds;
+  r->save_seconds = 0;
   line->other_seconds = r->last_iteration_seconds - line->act_seconds - line->wire_seconds - line->learn_seconds;
   run_append_metrics(r, line);
   const bool due = stop != STOP_NOT || best || r->unsaved || r->iteration % r->config.checkpoint.every == 0;

@@ -28,6 +28,7 @@ PHASES = [
     ("wire_seconds", "wire", "#e0a526"),
     ("learn_seconds", "learning", "#2b8a4b"),
     ("other_seconds", "other", "#a3abb5"),
+    ("checkpoint_seconds", "checkpoint", "#b8336a"),
 ]
 SMOOTHING = 1 / 25  # the bold training curve averages over this share of the run
 

@@ -8,7 +8,7 @@
 
 #include "common/error.h"
 
-enum { CHECKPOINT_FORMAT_VERSION = 1, TENSOR_NAME_MAX = 48 };
+enum { CHECKPOINT_FORMAT_VERSION = 1, TENSOR_NAME_MAX = 48, CHECKPOINT_NAME_BYTES = 64 };
 
 // One layer's weights or biases inside the flat parameter array.
 struct tensor_name {
@@ -42,6 +42,9 @@ struct checkpoint {
   int64_t envs, state_size;
   double *env_state; // [envs, state_size]
 };
+
+// The name of a numbered file, "000000120.h5".
+void checkpoint_name(int64_t iteration, char name[CHECKPOINT_NAME_BYTES]);
 
 void checkpoint_free(struct checkpoint *c); // frees the arrays, not `c`
 

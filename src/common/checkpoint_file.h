@@ -8,7 +8,7 @@
 
 #include "common/error.h"
 
-enum { CHECKPOINT_BLOCK_BYTES = 512, CHECKPOINT_NAME_BYTES = 64 };
+enum { CHECKPOINT_BLOCK_BYTES = 512 };
 #define CHECKPOINT_MAX_ITERATION INT64_C(999999999999999) // what a file name has room for
 
 // A whole file in memory: the header (HDF5 calls it user block), then HDF5. The owner frees `bytes`.
@@ -27,9 +27,6 @@ struct error *checkpoint_image_read(const char *path, struct checkpoint_image *i
 // the newest numbered file.
 struct error *checkpoint_image_write(const char *dir, int64_t iteration, const struct checkpoint_image *image,
                                      int64_t keep, bool best) MUST_USE;
-
-// The name of a numbered file, "000000120.h5".
-void checkpoint_name(int64_t iteration, char name[CHECKPOINT_NAME_BYTES]);
 
 // Iterations of the numbered files in DIR, newest first; none when there is no such folder. The caller frees
 // *iterations, also after an error.

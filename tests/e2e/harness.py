@@ -267,7 +267,8 @@ def checkpoints(run):
 
 
 # Fields of a metrics line that may differ between two runs of the same config.
-TIMES = ("wall_seconds", "steps_per_second", "act_seconds", "wire_seconds", "learn_seconds", "other_seconds", "wire_bytes")
+TIMES = ("wall_seconds", "steps_per_second", "act_seconds", "wire_seconds", "learn_seconds", "other_seconds",
+         "checkpoint_seconds", "wire_bytes")
 
 
 def learned_metrics(run):
