@@ -108,8 +108,8 @@ void run_append_metrics(struct run *r, const struct metrics_line *line);
 // A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5
 // stays the older one until a better policy comes). The last one may not, as the exit code promises it.
 struct error *run_save(struct run *r, bool best, bool last) MUST_USE;
-// The path of the newest checkpoint on disk, for a message; "none" where there is none yet.
-enum { RUN_CHECKPOINT_BYTES = 4096 + 64 };
-void run_newest_checkpoint(const struct run *r, char path[RUN_CHECKPOINT_BYTES]);
+// Words for a message: where the newest checkpoint on disk is, if there is one.
+enum { RUN_WORDS_BYTES = 4096 + 128 };
+void run_name_checkpoint(const struct run *r, char words[RUN_WORDS_BYTES]);
 
 #endif

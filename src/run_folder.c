@@ -161,11 +161,11 @@ struct error *run_save(struct run *r, bool best, bool last) {
   return NULL;
 }
 
-void run_newest_checkpoint(const struct run *r, char path[RUN_CHECKPOINT_BYTES]) {
+void run_name_checkpoint(const struct run *r, char words[RUN_WORDS_BYTES]) {
   char name[CHECKPOINT_NAME_BYTES];
   checkpoint_name(r->saved, name);
-  if (r->saved < 0) snprintf(path, RUN_CHECKPOINT_BYTES, "none");
-  else snprintf(path, RUN_CHECKPOINT_BYTES, "%s/checkpoints/%s", r->options->run, name);
+  if (r->saved < 0) snprintf(words, RUN_WORDS_BYTES, "there is no checkpoint yet");
+  else snprintf(words, RUN_WORDS_BYTES, "the last good checkpoint is %s/checkpoints/%s", r->options->run, name);
 }
 
 // --- The folder ---

@@ -182,12 +182,11 @@ static struct error *check_learning(const struct run *r, const struct update_rep
   if (!isfinite(u->policy_loss) || !isfinite(u->value_loss)) what = "the loss is";
   else if (!all_finite(r->learned.parameters, r->learned.count)) what = "parameters are";
   if (what == NULL) return NULL;
-  char good[RUN_CHECKPOINT_BYTES];
-  run_newest_checkpoint(r, good);
+  char good[RUN_WORDS_BYTES];
+  run_name_checkpoint(r, good);
   return error_new(EXIT_CODE_FAILED,
-                   "%s not a number after iteration %" PRId64
-                   "; the last good checkpoint is %s; the same line comes to the same end: begin another run with a "
-                   "lower optimizer.learning_rate, or with an optimizer.max_grad_norm",
+                   "%s not a number after iteration %" PRId64 "; %s; the same line comes to the same end: begin "
+                   "another run with a lower optimizer.learning_rate, or with an optimizer.max_grad_norm",
                    what, r->iteration, good);
 }
 

@@ -109,6 +109,11 @@ def look(folder, now):
     ]  # fmt: skip
 
 
+def printable(text):
+    """Nothing in a folder's name may reach a terminal's controls."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def table(folders):
     """Text of all runs, and whether each is one."""
     rows, good = [], True
@@ -119,6 +124,7 @@ def table(folders):
         except (NoRun, ValueError, ZeroDivisionError) as fault:
             rows.append([folder, str(fault)])
             good = False
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(len(row[i]) for row in (HEADER, *(row for row in rows if len(row) > 2))) for i in range(len(HEADER))]
     widths[0] = max(len(row[0]) for row in (HEADER, *rows))
     lines = []

@@ -248,12 +248,10 @@ void task_reset(const struct task *task, struct task_worker *w, struct rng_strea
   task_save(task, w, state);
 }
 
-static bool has_nan(const struct task *task, const struct task_worker *w) {
-  if (task->model == NULL) return false;
-  for (int i = 0; i < task->model->nq; ++i)
-    if (isnan(w->data->qpos[i])) return true;
-  for (int i = 0; i < task->model->nv; ++i)
-    if (isnan(w->data->qvel[i])) return true;
+// Not a number, or so large that observations would soon be none: beyond the bound of MuJoCo's own check.
+static bool is_bad(const double *values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!(fabs(values[i]) <= mjMAXVAL)) return true;
   return false;
 }
 
@@ -271,7 +269,7 @@ void task_step(const struct task *task, struct task_worker *w, const float *acti
   }
   observe(task, w, obs);
   const double r = task->kind->reward(task, w, act);
-  *broken = has_nan(task, w);
+  *broken = task->model != NULL && (is_bad(w->data->qpos, task->model->nq) || is_bad(w->data->qvel, task->model->nv));
   *terminated = *broken || (task->kind->terminated != NULL && task->kind->terminated(task, w));
   *reward = *broken || !isfinite(r) ? 0.0f : (float)r;
   task_save(task, w, state);

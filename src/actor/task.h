@@ -83,8 +83,8 @@ void task_worker_free(struct task_worker *w);
 void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs);
 
 // One control step from `state` [state_size], which is replaced by what follows. action [A] in [-1,1] as the
-// environment receives it. obs [O], reward and terminated out; a NaN in the physics terminates with reward 0 and sets
-// *broken.
+// environment receives it. obs [O], reward and terminated out; a position or velocity that is not a number or
+// beyond mjMAXVAL terminates with reward 0 and sets *broken.
 void task_step(const struct task *task, struct task_worker *w, const float *action, double *state, float *obs,
                float *reward, bool *terminated, bool *broken);
 

@@ -20,7 +20,7 @@ struct metrics_line {
   double policy_loss, value_loss, ratio_mean, ratio_std, clipped_fraction, cfm_loss, entropy, value_mean, grad_norm;
   double act_seconds, wire_seconds, learn_seconds, other_seconds; // of this iteration
   double checkpoint_seconds; // of the checkpoint after the iteration before, which comes on top of these
-  int64_t broken;            // environments reset after a NaN in the physics
+  int64_t broken;            // environments reset because their physics diverged
   int64_t wire_bytes;        // trajectories and tails that crossed ranks in this iteration
 };
 

@@ -20,7 +20,9 @@ extern const struct task_family acrobot_family, ball_in_cup_family, cartpole_fam
     swimmer_family, walker_family;
 
 #define PLAYGROUND(file) "MuJoCo Playground 0.2.0, dm_control_suite/" file
-#define ENDS_BY_NAN "none but a NaN in the physics; truncated after the episode length"
+#define ENDS_BY_NAN                                                                                                    \
+  "none but a physics that diverges (a state that is not a number, or beyond 1e10); truncated after the episode "      \
+  "length"
 
 // What a worker's simulator says of one of kind->objects: position [3], rotation [3x3, row-major], size [3], sensor
 // numbers, and the place to move a mocap body [3].
