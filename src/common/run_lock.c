@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -12,8 +13,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+
 enum { PATH_BYTES = 4096, TEXT_BYTES = 1024, NAME_BYTES = 256, MACHINE_BYTES = 128 };
-enum { ATTEMPTS = 40, NAP_NANOSECONDS = 50000000 }; // 2 s: a killed job's processes need a moment to be gone
+enum { PATIENCE_SECONDS = 2, NAP_NANOSECONDS = 50000000 }; // a killed job's processes need a moment to be gone
 
 struct run_lock {
   char path[PATH_BYTES], run[PATH_BYTES];
@@ -31,7 +34,8 @@ struct holder {
   long pid;
   unsigned long long start; // of the process, in ticks since the boot
   int restart;              // of the SLURM job
-  double age;               // seconds since the newest heartbeat
+  double age;               // seconds since the newest heartbeat; less than 0 where a clock was set back
+  struct timespec beat;     // when that was
   char text[TEXT_BYTES];
 };
 
@@ -90,17 +94,6 @@ static bool parse_holder(struct holder *h) {
                 &h->restart, &h->start, h->machine) == 6; // NOLINT(cert-err34-c): flowrank's own text
 }
 
-static bool is_alive(const struct holder *h) {
-  char mine[TEXT_BYTES];
-  struct holder me = {0};
-  describe_me(mine);
-  memcpy(me.text, mine, sizeof mine);
-  if (h->pid == 0 || !parse_holder(&me)) return h->age < RUN_LOCK_STALE_SECONDS;
-  if (strcmp(h->machine, me.machine) == 0) return start_of(h->pid) == h->start;
-  if (strcmp(h->job, "-") != 0 && strcmp(h->job, me.job) == 0 && h->restart < me.restart) return false;
-  return h->age < RUN_LOCK_STALE_SECONDS;
-}
-
 // --- The file ---
 
 static struct error *lock_failed(const char *path, const char *doing) {
@@ -122,8 +115,34 @@ static int read_holder(const char *path, struct holder *h) {
   if (!good) return -1;
   clock_gettime(CLOCK_REALTIME, &now);
   h->age = difftime(now.tv_sec, status.st_mtim.tv_sec);
+  h->beat = status.st_mtim;
   if (!parse_holder(h)) h->pid = 0; // being written, or by something else
   return 1;
+}
+
+static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL); }
+
+// Clocks jump, and hosts differ in theirs: one that calls a holder dead is not believed before the heart has missed a beat
+// under our eyes.
+static bool is_beating(const char *path, const struct holder *h) {
+  const double began = clock_seconds();
+  struct holder now;
+  if (fabs(h->age) < RUN_LOCK_STALE_SECONDS) return true;
+  while (clock_seconds() - began < RUN_LOCK_WATCH_SECONDS) {
+    nap();
+    if (read_holder(path, &now) != 1 || strcmp(now.text, h->text) != 0) return true; // another one's by now
+    if (now.beat.tv_sec != h->beat.tv_sec || now.beat.tv_nsec != h->beat.tv_nsec) return true;
+  }
+  return false;
+}
+
+static bool is_alive(const char *path, const struct holder *h) {
+  struct holder me = {0};
+  describe_me(me.text);
+  if (h->pid == 0 || !parse_holder(&me)) return is_beating(path, h);
+  if (strcmp(h->machine, me.machine) == 0) return start_of(h->pid) == h->start;
+  if (strcmp(h->job, "-") != 0 && strcmp(h->job, me.job) == 0 && h->restart < me.restart) return false;
+  return is_beating(path, h);
 }
 
 static struct error *refuse(const char *run, const struct holder *h) {
@@ -139,19 +158,6 @@ static struct error *refuse(const char *run, const struct holder *h) {
 
 static bool lock_path(const char *run, char path[PATH_BYTES]) {
   return snprintf(path, PATH_BYTES, "%s/run.lock", run) < PATH_BYTES;
-}
-
-static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL); }
-
-struct error *run_lock_look(const char *run) {
-  char path[PATH_BYTES];
-  struct holder h;
-  if (!lock_path(run, path)) return NULL; // named later, as what it is
-  for (int i = 0; i < ATTEMPTS; ++i) {
-    if (read_holder(path, &h) <= 0 || !is_alive(&h)) return NULL;
-    nap();
-  }
-  return refuse(run, &h);
 }
 
 // A new file with our text: 1; 0: there is one already; -1: errno. Creating exclusively is atomic on NFS, too.
@@ -172,26 +178,43 @@ static int create(const struct run_lock *lock) {
 }
 
 // Takes a dead holder's file away. Another job may do the same at this moment: what was moved must be what was read.
-static void remove_dead(const char *path, const struct holder *dead) {
+static struct error *remove_dead(const char *path, const struct holder *dead) {
   char aside[PATH_BYTES + 32];
   struct holder moved;
   snprintf(aside, sizeof aside, "%s.%ld.tmp", path, (long)getpid());
-  if (rename(path, aside) != 0) return;
+  if (rename(path, aside) != 0) return errno == ENOENT ? NULL : lock_failed(path, "take over");
   if (read_holder(aside, &moved) == 1 && strcmp(moved.text, dead->text) != 0) rename(aside, path);
   else unlink(aside);
+  return NULL;
+}
+
+struct error *run_lock_look(const char *run) {
+  char path[PATH_BYTES];
+  struct holder h;
+  if (!lock_path(run, path)) return NULL; // named later, as what it is
+  const double until = clock_seconds() + PATIENCE_SECONDS;
+  do {
+    if (read_holder(path, &h) <= 0) return NULL;
+    if (!is_alive(path, &h)) return remove_dead(path, &h); // now, so that nobody has to watch it again
+    nap();
+  } while (clock_seconds() < until);
+  return refuse(run, &h);
 }
 
 static struct error *take(const struct run_lock *lock) {
   struct holder h;
-  for (int i = 0; i < ATTEMPTS; ++i) {
+  double until = clock_seconds() + PATIENCE_SECONDS;
+  do {
     const int made = create(lock);
     if (made == 1) return NULL;
     if (made < 0) return lock_failed(lock->path, "create");
     const int found = read_holder(lock->path, &h);
     if (found < 0) return lock_failed(lock->path, "read");
-    if (found == 1 && !is_alive(&h)) remove_dead(lock->path, &h);
-    else nap();
-  }
+    if (found == 1 && !is_alive(lock->path, &h)) {
+      TRY(remove_dead(lock->path, &h));
+      until = clock_seconds() + PATIENCE_SECONDS;
+    } else nap();
+  } while (clock_seconds() < until);
   return refuse(lock->run, &h);
 }
 
@@ -207,7 +230,7 @@ static void *beat(void *context) {
   pthread_mutex_lock(&lock->mutex);
   while (!lock->released) {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += RUN_LOCK_BEAT_SECONDS;
     if (pthread_cond_timedwait(&lock->wake, &lock->mutex, &until) == 0) continue;
     if (is_ours(lock)) utimensat(AT_FDCWD, lock->path, NULL, 0); // a failure shows as an old heartbeat, nowhere else
@@ -230,7 +253,11 @@ struct error *run_lock_take(const char *run, struct run_lock **out) {
   struct run_lock *lock = *out = calloc(1, sizeof *lock);
   if (lock == NULL) return error_no_memory("the run folder's lock");
   pthread_mutex_init(&lock->mutex, NULL);
-  pthread_cond_init(&lock->wake, NULL);
+  pthread_condattr_t by_clock;
+  pthread_condattr_init(&by_clock);
+  pthread_condattr_setclock(&by_clock, CLOCK_MONOTONIC);
+  pthread_cond_init(&lock->wake, &by_clock);
+  pthread_condattr_destroy(&by_clock);
   snprintf(lock->run, sizeof lock->run, "%s", run);
   describe_me(lock->text);
   struct error *e = NULL;
