@@ -131,6 +131,8 @@ def read_spec(path):
     check_keys(path, "the spec", spec, ["output", "methods", "tasks", "seeds", "set"])
     if not isinstance(spec.get("output"), str) or not spec["output"]:
         refuse(path, "'output' must name a folder")
+    if not spec["output"].isprintable():  # the list for a batch system has one line a run
+        refuse(path, "'output' has characters that no line can hold")
     if not isinstance(spec.get("methods"), dict) or not spec["methods"]:
         refuse(path, "'methods' must be a mapping of at least one, such as fpo: {config: fpo.yaml}")
     common = read_settings(path, "'set'", spec.get("set", {}))

@@ -84,6 +84,16 @@ class Campaign(Case):
         self.assertEqual(text.count("| not started | 0 of 960 | - |"), 3, text)
         self.assertIn("(1 of 2 seeds)", text)
 
+    def test_the_list_hands_no_name_to_the_shell(self):
+        output = self.folder / "it's $(touch pwned); touch pwned"
+        spec, listed = self.spec(output="'" + str(output).replace("'", "''") + "'", seeds="[0]"), self.new_path("list")
+        self.campaign(spec, "--list", listed)
+        for line in listed.read_text().splitlines():
+            self.run_program("-c", line, program=["bash"])
+        for method in ("one", "two"):
+            self.assertEqual(self.info(output / method / "CartpoleBalance" / "seed0")["iteration"], 6)
+        self.assertEqual([*self.folder.rglob("pwned")], [])
+
     def test_failed_runs_are_listed_with_their_error(self):
         spec = self.spec(methods="{one: {config: one.yaml}}")
         empty = self.new_path("assets")
@@ -104,6 +114,7 @@ class Campaign(Case):
             (broken, [f"{broken}:"]),
             (self.spec(sede="[0]"), ["key 'sede'", "did you mean 'seeds'?"]),
             (self.spec(output=None), ["'output'"]),
+            (self.spec(output='"a\\nb"'), ["'output'", "no line can hold"]),
             (self.spec(methods="{}"), ["'methods'"]),
             (self.spec(methods="{../one: {config: one.yaml}}"), ["method '../one'"]),
             (self.spec(methods="{one: {confg: one.yaml}}"), ["'confg'", "did you mean 'config'?"]),

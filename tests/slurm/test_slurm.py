@@ -8,6 +8,7 @@ Whatever happens to a run, it ends equal to one that a single process made witho
 import os
 import pwd
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ class Slurm(Case):
         cls.addClassCleanup(cls.cluster.stop)
 
     def setUp(self):
-        self.run_folder = self.new_path("run")
+        self.run_folder = self.new_path("it's a $run ")
         self.jobs = []
         self.addCleanup(self.end_jobs)
 
@@ -173,7 +174,8 @@ class Slurm(Case):
         job = self.submit_run("--nodes=3")
         self.assert_complete(job)
         self.assertEqual(self.launches(), [self.fits(3)])
-        self.assertIn(f"tools/watch.py {self.run_folder}", self.log(job))
+        watch = re.search(r"watch it: tools/watch.py (.*)", self.log(job))[1]
+        self.assertEqual(shlex.split(watch), [str(self.run_folder)], "ready to be copied to a shell")
         again = self.submit_run("--nodes=1")
         self.assertEqual(self.wait_for_state(again, "COMPLETED")["ExitCode"], "0:0")
         self.assertIn("is complete: nothing to do", self.log(again))
