@@ -213,8 +213,9 @@ static bool read_space(struct bytes m, struct hdf5_value *value) {
   if (version == 2 && m.at[3] == 2) return false; // no value at all
   value->rank = m.at[1];
   const unsigned char *dims = part(m, version == 1 ? 8 : 4, 8 * (uint64_t)value->rank);
-  for (int i = 0; dims != NULL && i < value->rank && i < HDF5_MAX_RANK; ++i) value->dims[i] = number(dims + 8 * i, 8);
-  return dims != NULL;
+  if (dims == NULL) return false;
+  for (int i = 0; i < value->rank && i < HDF5_MAX_RANK; ++i, dims += 8) value->dims[i] = number(dims, 8);
+  return true;
 }
 
 static bool read_type(struct bytes m, struct hdf5_value *value) {
