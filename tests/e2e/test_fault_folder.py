@@ -116,8 +116,7 @@ class Name(Case):
         """None is handed to a shell, nor taken for an option."""
         parent = self.new_path("names")
         parent.mkdir()
-        for name in ("with space", "quote'\"s", "$(touch pwned)", "; touch pwned", "`touch pwned`", "-x", "%s%n", "*", "line\nbreak",
-                     "\x1b[31m"):  # fmt: skip
+        for name in ("with space", "quote'\"s", "; $(touch pwned) `touch pwned`", "-x", "%s%n*", "line\nbreak\x1b[31m"):
             with self.subTest(name=name):
                 run = parent / name
                 config = self.config()
