@@ -43,7 +43,7 @@ class KillRounds(Case):
         if victim == "rank 0" and 0 in ranks:
             pids = [ranks[0]]
         elif victim == "an actor" and ranks:
-            pids = [ranks[max(ranks)]]
+            pids = [ranks[self.random.choice([rank for rank in ranks if rank > 0] or [0])]]
         else:
             pids = list(ranks.values())
         for pid in pids:
