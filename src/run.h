@@ -76,12 +76,28 @@ struct run {
 
 // What follows from the config alone; no messages, so a rank may fail alone.
 struct error *run_build(struct run *r) MUST_USE;
-// Collective, as the learners form a group; the others keep nothing of it.
-struct error *run_build_learner(struct run *r) MUST_USE;
 void run_free(struct run *r);
+struct evaluation run_evaluation(struct run *r);
+
+// --- run_place.c: what a rank holds because of the placement, and another placement ---
 
 bool run_is_mine(const struct run *r, const int *rank_of, int shard);
-struct evaluation run_evaluation(struct run *r);
+// Memory and workers for the shards that r->placement gives this rank, and for no others. No messages.
+struct error *run_hold(struct run *r) MUST_USE;
+// Collective, as the learners form a group; the others keep nothing of it.
+struct error *run_build_learner(struct run *r) MUST_USE;
+// Collective: rank 0's parameters and normaliser to all. Learners hold the same bits already, except after a restore or
+// under a new placement (`all`: with Adam's moments).
+struct error *run_publish(struct run *r, bool all) MUST_USE;
+// Collective: run_publish to all, and rank 0's env_state to the ranks that act.
+struct error *run_hand_out(struct run *r) MUST_USE;
+// Collective, between two iterations: the run goes on under another placement of its shards on the ranks of r->comm, which
+// may be a smaller job than before. Takes *p, the same on all ranks, by which rank 0 learns shard 0. Everything comes from
+// rank 0, as after a resume: what is learned, and env_state, so nothing is asked of ranks that are gone.
+// Errors: on all ranks alike, but for MPI's.
+struct error *run_place(struct run *r, struct placement *p) MUST_USE;
+// Frees all that a rank holds because of the placement.
+void run_release(struct run *r);
 
 // --- run_signal.c: a signal, and what it does to a long iteration ---
 

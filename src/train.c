@@ -22,32 +22,7 @@ static struct error *share_config(struct run *r) {
   return comm_rank(r->comm) == 0 ? NULL : config_parse("rank 0's config", r->config_text, 0, NULL, &r->config);
 }
 
-// Rank 0's learned state to all. Learners hold the same bits already, except after a restore (`all`).
-static struct error *publish(struct run *r, bool all) {
-  struct learned *l = &r->learned;
-  const size_t moments = moments_size(r->task->obs_dim) * sizeof(double);
-  TRY(comm_broadcast(r->comm, l->parameters, (all ? 3 : 1) * l->count * sizeof(float)));
-  TRY(comm_broadcast(r->comm, l->normalizer.moments, moments));
-  if (all) TRY(comm_broadcast(r->comm, &l->adam_step, sizeof l->adam_step));
-  normalizer_refresh(&l->normalizer);
-  return NULL;
-}
-
-// Environment states from rank 0 to the ranks that act on them.
-static struct error *scatter_states(struct run *r) {
-  const int me = comm_rank(r->comm);
-  const size_t doubles = (size_t)r->sizes.envs * r->layout.state_size, bytes = doubles * sizeof(double);
-  for (int s = 0; s < r->sizes.shards; ++s) {
-    const int actor = r->placement.actor_of[s];
-    const size_t at = (size_t)s * doubles; // env_state is rank 0's alone
-    if (me == 0 && actor == 0) memcpy(r->trajectory[s].state, r->env_state + at, bytes);
-    else if (me == 0) TRY(comm_send(r->comm, actor, MESSAGE_STATE, s, r->env_state + at, bytes));
-    else if (actor == me) TRY(comm_receive(r->comm, 0, MESSAGE_STATE, s, r->trajectory[s].state, bytes));
-  }
-  return comm_wait(r->comm);
-}
-
-// And back: what rank 0 needs when the first iteration of all is dropped.
+// Environment states to rank 0: what it needs when the first iteration of all is dropped.
 static struct error *gather_states(struct run *r) {
   const int me = comm_rank(r->comm);
   const size_t doubles = (size_t)r->sizes.envs * r->layout.state_size, bytes = doubles * sizeof(double);
@@ -245,7 +220,7 @@ static struct error *iterate(struct run *r, enum stop *stop) {
   if (r->learner != NULL) TRY(learner_update(r->learner, r->iteration, &r->learned, &update));
   line.learn_seconds = clock_seconds() - learn_started;
   r->iteration += 1;
-  TRY(publish(r, false));
+  TRY(run_publish(r, false));
   const int64_t every = r->config.eval.every;
   if (every > 0 && (r->iteration % every == 0 || r->iteration == r->sizes.iterations)) TRY(evaluate(r, &line));
   int asked = run_is_dropped(r) ? DROPPED : run_signal();
@@ -285,8 +260,7 @@ static struct error *prepare(struct run *r, struct checkpoint *c) {
   TRY(comm_broadcast(r->comm, &r->iteration, sizeof r->iteration));
   if (r->iteration >= r->sizes.iterations) return NULL;
   if (found) {
-    TRY(publish(r, true));
-    TRY(scatter_states(r));
+    TRY(run_hand_out(r));
   } else {
     begin_environments(r);
     TRY(gather_states(r));

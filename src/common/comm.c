@@ -313,7 +313,7 @@ struct error *tree_init(struct tree **out, struct comm *comm, const struct place
   struct error *e =
       t->source && t->pair && (t->arrivals == 0 || t->arrival) ? NULL : error_no_memory("the reduction tree");
   if (comm->size > 1) { // collective, so every rank takes part whatever happened above
-    const int colour = comm->rank < placement->learners ? 0 : MPI_UNDEFINED;
+    const int colour = placement_is_learner(placement, comm->rank) ? 0 : MPI_UNDEFINED;
     const int status = MPI_Comm_split(comm->world, colour, comm->rank, &t->learners);
     if (status != MPI_SUCCESS && e == NULL) e = mpi_error(comm, status, "grouping the learners");
     if (t->learners != MPI_COMM_NULL) MPI_Comm_set_errhandler(t->learners, MPI_ERRORS_RETURN);

@@ -29,8 +29,9 @@ static inline uint32_t shard_first_env(const struct shard_sizes *s, int shard) {
 }
 
 struct placement {
-  int shards, ranks, learners; // ranks 0..learners-1 learn
-  int *actor_of, *learner_of;  // [shards] rank
+  int shards, ranks;
+  int learners;               // ranks that learn; rank 0 is one, and learns shard 0
+  int *actor_of, *learner_of; // [shards] rank
 };
 
 // Default: rank 0 learns, the others act. `cluster.learners: K`: the first K learn, the others act. `all`, or as many
