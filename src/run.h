@@ -34,6 +34,10 @@ struct run {
   int threads;
   struct learned learned;
 
+  int mode;                          // LEARNERS_ALL, or how many ranks learn while the others act
+  double act_seconds, learn_seconds; // of this rank's shards in the newest iteration, without waiting
+  struct balance *balance;           // null where placement does not change
+
   struct rollout rollout;
   struct rollout_worker *actor;      // [threads]; null on ranks that do not act
   struct evaluate_worker *evaluator; // [threads]; null unless config.eval.every
@@ -99,6 +103,13 @@ struct error *run_place(struct run *r, struct placement *p) MUST_USE;
 // Frees all that a rank holds because of the placement.
 void run_release(struct run *r);
 
+// --- run_balance.c: cluster.learners: auto, and cluster.rebalance ---
+
+struct error *run_balance_init(struct run *r) MUST_USE;
+void run_balance_free(struct run *r);
+// Collective, after an iteration that took `seconds` (rank 0's word): measures, and moves shards where that pays.
+struct error *run_balance(struct run *r, double seconds) MUST_USE;
+
 // --- run_signal.c: a signal, and what it does to a long iteration ---
 
 // Takes SIGTERM, SIGUSR1 and SIGINT from here on.
@@ -119,6 +130,8 @@ struct error *run_read_config(struct run *r, struct checkpoint *c, bool *found) 
 struct error *run_restore(struct run *r, const struct checkpoint *c) MUST_USE;
 // Makes and locks the folder and opens what is written into it. recent: the checkpoint's metrics lines, or "".
 struct error *run_open_folder(struct run *r, const char *recent) MUST_USE;
+// Says in one line that and why shards have moved, on stdout and in launches.jsonl.
+void run_tell_placement(struct run *r, const char *text);
 // Appends a line to metrics.jsonl. A full disk takes none for a while: said once, mended when there is room.
 void run_append_metrics(struct run *r, const struct metrics_line *line);
 // A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5

@@ -55,6 +55,9 @@ struct error *run_build(struct run *r) {
   r->sizes = shard_sizes(&r->config);
   trajectory_layout_init(&r->layout, &r->objective.policy, &r->sizes, task->episode_length, task->state_size);
   TRY(placement_init(&r->placement, &r->config, comm_size(r->comm)));
+  const struct placement *p = &r->placement;
+  r->mode = p->learners == p->ranks ? LEARNERS_ALL : p->learners;
+  TRY(run_balance_init(r));
   r->threads = train_threads(&r->config, comm_ranks_on_node(r->comm));
   openblas_set_num_threads(1); // a shard's products run on the thread that works the shard
   TRY(learned_init(&r->learned, &r->objective));
@@ -72,6 +75,7 @@ struct error *run_build(struct run *r) {
 }
 
 void run_free(struct run *r) {
+  run_balance_free(r);
   run_release(r);
   for (int t = 0; r->evaluator != NULL && t < r->threads; ++t) evaluate_worker_free(&r->evaluator[t]);
   if (r->metrics_open) metrics_close(&r->metrics);

@@ -83,6 +83,7 @@ static struct error *collect(struct run *r) {
       else error_free(e);
     }
   }
+  r->act_seconds = clock_seconds() - started;
   return failed ? failed : comm_wait(r->comm);
 }
 
@@ -219,8 +220,10 @@ static struct error *iterate(struct run *r, enum stop *stop) {
   const double learn_started = clock_seconds();
   if (r->learner != NULL) TRY(learner_update(r->learner, r->iteration, &r->learned, &update));
   line.learn_seconds = clock_seconds() - learn_started;
+  r->learn_seconds = update.value_seconds + update.policy_seconds;
   r->iteration += 1;
   TRY(run_publish(r, false));
+  const double worked = clock_seconds() - started;
   const int64_t every = r->config.eval.every;
   if (every > 0 && (r->iteration % every == 0 || r->iteration == r->sizes.iterations)) TRY(evaluate(r, &line));
   int asked = run_is_dropped(r) ? DROPPED : run_signal();
@@ -235,7 +238,9 @@ static struct error *iterate(struct run *r, enum stop *stop) {
   TRY(comm_broadcast(r->comm, stop, sizeof *stop));
   struct error *e = comm_agree(r->comm, first ? record(r, &line, &update, *stop, started) : NULL);
   r->agreed = true;
-  return e;
+  if (e != NULL || *stop != STOP_NOT) return e;
+  r->agreed = false;
+  return run_balance(r, worked);
 }
 
 static void announce(const struct run *r) {

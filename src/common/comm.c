@@ -6,10 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { PIECE_BYTES = 1 << 30 };   // longest single MPI message; counts are ints
 enum { SPINS_BEFORE_NAP = 2000 }; // polls that only yield, about 100 µs
 enum { NAP_NANOSECONDS = 50000 };
+enum { HOST_BYTES = 64 };
 
 struct comm {
   int rank, size, node_ranks;
@@ -19,6 +21,7 @@ struct comm {
   int *peer;            // [capacity]: the other rank of each
   int pending_count, capacity;
   struct interrupt watch;
+  char (*host)[HOST_BYTES]; // [size]
   MPI_Comm notes;
   MPI_Request note_arriving, *note_leaving; // [size]
   int64_t note_in, *note_out;               // [size]
@@ -44,6 +47,15 @@ static struct error *find_node_ranks(struct comm *comm) {
   MPI_Comm_size(node, &comm->node_ranks);
   MPI_Comm_free(&node);
   return NULL;
+}
+
+static struct error *find_hosts(struct comm *comm) {
+  char host[HOST_BYTES] = "";
+  gethostname(host, sizeof host - 1);
+  comm->host = calloc((size_t)comm->size, sizeof *comm->host);
+  if (comm->host == NULL) return error_no_memory("communication");
+  const int status = MPI_Allgather(host, HOST_BYTES, MPI_CHAR, comm->host, HOST_BYTES, MPI_CHAR, comm->world);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "finding the hosts");
 }
 
 static struct error *init_notes(struct comm *comm) {
@@ -88,6 +100,7 @@ struct error *comm_init(struct comm **out) {
   MPI_Comm_rank(comm->world, &comm->rank);
   MPI_Comm_size(comm->world, &comm->size);
   struct error *e = find_node_ranks(comm);
+  if (e == NULL) e = find_hosts(comm);
   if (e == NULL) e = init_notes(comm);
   if (e == NULL) return NULL;
   comm_finalize(comm);
@@ -102,6 +115,7 @@ void comm_finalize(struct comm *comm) {
   free(comm->pending);
   free(comm->status);
   free(comm->peer);
+  free(comm->host);
   free(comm);
 }
 
@@ -110,6 +124,7 @@ void comm_abort(struct comm *comm, int code) { MPI_Abort(comm->world, code); }
 int comm_rank(const struct comm *comm) { return comm->rank; }
 int comm_size(const struct comm *comm) { return comm->size; }
 int comm_ranks_on_node(const struct comm *comm) { return comm->node_ranks; }
+const char *comm_host(const struct comm *comm, int rank) { return comm->host[rank]; }
 
 void comm_library_version(char *text, size_t size) {
   char version[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -236,6 +251,13 @@ struct error *comm_max(struct comm *comm, int *value) {
   const int mine = *value;
   MPI_Request request;
   int status = MPI_Iallreduce(&mine, value, 1, MPI_INT, MPI_MAX, comm->world, &request);
+  if (status == MPI_SUCCESS) status = poll_until_done(comm, 1, &request, MPI_STATUSES_IGNORE);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "asking all ranks");
+}
+
+struct error *comm_gather(struct comm *comm, const void *mine, size_t bytes, void *all) {
+  MPI_Request request;
+  int status = MPI_Igather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, comm->world, &request);
   if (status == MPI_SUCCESS) status = poll_until_done(comm, 1, &request, MPI_STATUSES_IGNORE);
   return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "asking all ranks");
 }

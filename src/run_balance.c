@@ -1,0 +1,267 @@
+#include "run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/balance.h"
+#include "common/clock.h"
+
+// What is measured of an iteration varies, most of all on a machine that others use: a rank's rate is the best of the newest
+// WINDOW iterations, and shards move when by these rates it would have paid for a while. The first iteration under a
+// placement warms up and counts for nothing.
+enum { WINDOW = 4, FORGET = 50, TEXT_BYTES = 512 };
+static const double worth = 0.15;   // the part of an iteration that moving has to save
+static const double persistent = 5; // seconds for which that has to be so
+static const double least = 0.02;   // the same for auto, which measures afterwards whether it did
+
+enum phase { AUTO_MEASURE, AUTO_VERIFY, SETTLED };
+
+struct cost {
+  double act, learn; // seconds of a shard on one thread; NaN: this rank had none
+  int threads;
+};
+
+// Rank 0 has all of it, the others the first three.
+struct balance {
+  enum phase phase;
+  struct cost *cost;           // [ranks], as gathered
+  double wire, sum;            // see struct rates
+  int since;                   // iterations since the placement began
+  struct cost *window;         // [WINDOW, ranks]
+  struct rank_rates *measured; // [ranks]: the window's least
+  int *idle;                   // [ranks]: decisions for which the rank has had no shard
+  double wanted;               // since when it would have paid to move; 0: it would not
+  double seconds, before;      // least of an iteration under this placement, and under the one before it
+  int mode_before;
+};
+
+struct error *run_balance_init(struct run *r) {
+  const bool automatic = r->config.cluster.learners == LEARNERS_AUTO;
+  const size_t ranks = (size_t)comm_size(r->comm);
+  if (ranks == 1 || (!automatic && r->config.cluster.rebalance == REBALANCE_OFF)) return NULL;
+  struct balance *b = r->balance = calloc(1, sizeof *b);
+  if (b == NULL) return error_no_memory("the ranks' rates");
+  *b = (struct balance){.phase = automatic ? AUTO_MEASURE : SETTLED, .seconds = INFINITY};
+  b->cost = calloc(ranks, sizeof *b->cost);
+  b->window = calloc(WINDOW * ranks, sizeof *b->window);
+  b->measured = calloc(ranks, sizeof *b->measured);
+  b->idle = calloc(ranks, sizeof *b->idle);
+  for (size_t i = 0; b->measured != NULL && i < ranks; ++i) b->measured[i] = (struct rank_rates){NAN, NAN, 1};
+  return b->cost && b->window && b->measured && b->idle ? NULL : error_no_memory("the ranks' rates");
+}
+
+void run_balance_free(struct run *r) {
+  struct balance *b = r->balance;
+  if (b == NULL) return;
+  free(b->cost);
+  free(b->window);
+  free(b->measured);
+  free(b->idle);
+  free(b);
+}
+
+// Seconds of a message of `bytes` from the last rank to rank 0, the least of some. memory: room for it.
+static struct error *message_seconds(struct run *r, void *memory, size_t bytes, double *seconds) {
+  enum { ROUNDS = 5 };
+  const int me = comm_rank(r->comm), last = comm_size(r->comm) - 1;
+  *seconds = INFINITY;
+  for (int i = 0; i < ROUNDS; ++i) {
+    int ready = 1;
+    TRY(comm_max(r->comm, &ready));
+    const double started = clock_seconds();
+    if (me == last) TRY(comm_send(r->comm, 0, MESSAGE_TRAJECTORY, 0, memory, bytes));
+    if (me == 0) TRY(comm_receive(r->comm, last, MESSAGE_TRAJECTORY, 0, memory, bytes));
+    TRY(comm_wait(r->comm));
+    *seconds = fmin(*seconds, clock_seconds() - started);
+  }
+  return NULL;
+}
+
+// Collective. A level of the sums is, for each step of the optimizer, moments and a gradient towards rank 0 and back.
+static struct error *measure_wire(struct run *r) {
+  struct balance *b = r->balance;
+  const struct config *c = &r->config;
+  const size_t gradient = (r->learned.count + 1) * sizeof(float), shard = r->layout.learner_bytes;
+  void *memory = calloc(1, gradient > shard ? gradient : shard);
+  double small = 0, large = 0;
+  struct error *e = comm_agree(r->comm, memory ? NULL : error_no_memory("a message"));
+  if (e == NULL) e = message_seconds(r, memory, shard, &b->wire);
+  if (e == NULL) e = message_seconds(r, memory, sizeof(double), &small);
+  if (e == NULL) e = message_seconds(r, memory, gradient, &large);
+  b->sum = 2 * (double)(c->optimizer.epochs * c->optimizer.minibatches) * (small + large);
+  free(memory);
+  return e;
+}
+
+static struct cost own_cost(const struct run *r) {
+  const int me = comm_rank(r->comm), act = placement_count(&r->placement, r->placement.actor_of, me);
+  const int learn = placement_count(&r->placement, r->placement.learner_of, me);
+  return (struct cost){.act = r->act_seconds / ceil((double)act / r->threads),
+                       .learn = r->learn_seconds / ceil((double)learn / r->threads),
+                       .threads = r->threads};
+}
+
+// Takes what was gathered. True when the window is full.
+static bool take_costs(struct run *r, double seconds) {
+  struct balance *b = r->balance;
+  const size_t ranks = (size_t)comm_size(r->comm);
+  if (++b->since == 1) return false;
+  b->seconds = fmin(b->seconds, seconds);
+  memcpy(b->window + (size_t)(b->since % WINDOW) * ranks, b->cost, ranks * sizeof *b->cost);
+  if (b->since <= WINDOW) return false;
+  for (size_t i = 0; i < ranks; ++i) {
+    struct cost low = {INFINITY, INFINITY, b->cost[i].threads};
+    for (size_t w = 0; w < WINDOW; ++w) {
+      low.act = fmin(low.act, b->window[w * ranks + i].act);
+      low.learn = fmin(low.learn, b->window[w * ranks + i].learn);
+    }
+    struct rank_rates *m = &b->measured[i];
+    m->threads = low.threads;
+    if (isfinite(low.act)) m->act = low.act; // else it had no shard: what is known of it counts for a while
+    if (isfinite(low.learn)) m->learn = low.learn;
+    b->idle[i] = isfinite(low.act) || isfinite(low.learn) ? 0 : b->idle[i] + 1;
+    if (b->idle[i] > FORGET) *m = (struct rank_rates){NAN, NAN, low.threads};
+  }
+  return true;
+}
+
+static struct rates rates_of(const struct run *r) {
+  const struct balance *b = r->balance;
+  return (struct rates){.ranks = comm_size(r->comm), .rank = b->measured, .wire = b->wire, .sum = b->sum};
+}
+
+static const char *name_mode(int mode, char text[32]) {
+  if (mode == LEARNERS_ALL) snprintf(text, 32, "all ranks learn and act");
+  else snprintf(text, 32, "%d learner%s", mode, mode == 1 ? "" : "s");
+  return text;
+}
+
+// Means over the ranks that have one.
+static void mean_costs(const struct run *r, double *act, double *learn) {
+  double acting = 0, learning = 0;
+  *act = *learn = 0;
+  for (int i = 0; i < comm_size(r->comm); ++i) {
+    const struct rank_rates *m = &r->balance->measured[i];
+    if (!isnan(m->act)) *act += m->act, acting += 1;
+    if (!isnan(m->learn)) *learn += m->learn, learning += 1;
+  }
+  *act /= fmax(acting, 1);
+  *learn /= fmax(learning, 1);
+}
+
+// auto, when the first rates are there. Sets *mode.
+static struct error *choose(struct run *r, int *mode, char text[TEXT_BYTES]) {
+  struct balance *b = r->balance;
+  struct learners_choice c;
+  const struct rates rates = rates_of(r);
+  char name[32], other[32] = "", versus[96] = "nothing else has work for all";
+  double act, learn;
+  TRY(balance_learners(r->sizes.shards, &rates, &c));
+  const double now = placement_seconds(&r->placement, &rates);
+  if (c.learners != r->mode && c.predicted > (1 - least) * now)
+    c.other = c.learners, c.learners = r->mode, c.runner_up = c.predicted, c.predicted = now;
+  if (c.other != 0)
+    snprintf(versus, sizeof versus, "the next best, %s, %.3g s", name_mode(c.other, other), c.runner_up);
+  mean_costs(r, &act, &learn);
+  snprintf(text, TEXT_BYTES,
+           "cluster.learners: auto: %s, which should take %.3g s an iteration; %s (measured, on one thread: a shard is "
+           "acted "
+           "in %.3g s and learned in %.3g s; its message takes %.2g s, a level of the sums %.2g s an iteration)",
+           name_mode(c.learners, name), c.predicted, versus, act, learn, b->wire, b->sum);
+  *mode = c.learners;
+  b->phase = c.learners == r->mode ? SETTLED : AUTO_VERIFY;
+  return NULL;
+}
+
+// auto, when the chosen placement has been measured as well: back, if it is none the faster.
+static void verify(struct run *r, int *mode, char text[TEXT_BYTES]) {
+  struct balance *b = r->balance;
+  char now[32], before[32];
+  b->phase = SETTLED;
+  if (b->seconds <= b->before) return;
+  *mode = b->mode_before;
+  snprintf(text, TEXT_BYTES,
+           "cluster.learners: auto: back to: %s, as an iteration takes %.3g s with: %s, and took %.3g s",
+           name_mode(*mode, before), b->seconds, name_mode(r->mode, now), b->before);
+}
+
+// The rank that loses most shards, and why, in words.
+static void tell_move(const struct run *r, const struct placement *p, double now, double then, char text[TEXT_BYTES]) {
+  const struct rank_rates *m = r->balance->measured;
+  const struct placement *old = &r->placement;
+  int rank = 0, from = 0, to = 0;
+  for (int i = 0; i < p->ranks; ++i) {
+    const int act[2] = {placement_count(old, old->actor_of, i), placement_count(p, p->actor_of, i)};
+    const int learn[2] = {placement_count(old, old->learner_of, i), placement_count(p, p->learner_of, i)};
+    const int *const count = act[0] - act[1] >= learn[0] - learn[1] ? act : learn;
+    if (count[0] - count[1] > from - to) rank = i, from = count[0], to = count[1];
+  }
+  double act, learn;
+  mean_costs(r, &act, &learn);
+  const double own = (isnan(m[rank].act) ? 0 : m[rank].act) + (isnan(m[rank].learn) ? 0 : m[rank].learn);
+  const double mean = (isnan(m[rank].act) ? 0 : act) + (isnan(m[rank].learn) ? 0 : learn);
+  snprintf(text, TEXT_BYTES,
+           "cluster.rebalance: shards move: rank %d on %s has %d of them instead of %d, as one takes it %.2f times the "
+           "ranks' mean; an iteration should take %.3g s instead of %.3g s",
+           rank, comm_host(r->comm, rank), to, from, mean > 0 ? own / mean : 1, then, now);
+}
+
+// Rank 0's word to all.
+struct word {
+  bool move;
+  int mode, learners; // of the placement to move to
+};
+
+// Rank 0. p: the placement to go on with, where word->move.
+static struct error *decide(struct run *r, struct placement *p, struct word *word, char text[TEXT_BYTES]) {
+  struct balance *b = r->balance;
+  const struct rates rates = rates_of(r);
+  if (b->phase == AUTO_MEASURE) TRY(choose(r, &word->mode, text));
+  else if (b->phase == AUTO_VERIFY) verify(r, &word->mode, text);
+  else if (r->config.cluster.rebalance == REBALANCE_ON) {
+    TRY(placement_by_rates(p, r->sizes.shards, r->mode, &rates));
+    const double now = placement_seconds(&r->placement, &rates), then = placement_seconds(p, &rates);
+    if (then > (1 - worth) * now) b->wanted = 0;
+    else if (b->wanted == 0) b->wanted = clock_seconds();
+    word->move = b->wanted > 0 && clock_seconds() - b->wanted >= persistent;
+    if (word->move) tell_move(r, p, now, then, text);
+    return NULL;
+  }
+  word->move = word->mode != r->mode;
+  b->mode_before = r->mode;
+  return word->move ? placement_even(p, r->sizes.shards, word->mode, comm_size(r->comm)) : NULL;
+}
+
+static struct error *move_to(struct run *r, struct placement *p, const struct word *word) {
+  struct balance *b = r->balance;
+  if (comm_rank(r->comm) != 0) TRY(placement_alloc(p, r->sizes.shards, comm_size(r->comm)));
+  TRY(comm_broadcast(r->comm, p->actor_of, 2 * (size_t)p->shards * sizeof *p->actor_of));
+  p->learners = word->learners;
+  b->since = 0;
+  b->wanted = 0;
+  b->before = b->seconds;
+  b->seconds = INFINITY;
+  r->mode = word->mode;
+  return run_place(r, p);
+}
+
+struct error *run_balance(struct run *r, double seconds) {
+  struct balance *b = r->balance;
+  if (b == NULL) return NULL;
+  const struct cost mine = own_cost(r);
+  struct placement p = {0};
+  struct word word = {.mode = r->mode};
+  char text[TEXT_BYTES] = "";
+  if (b->wire == 0) TRY(measure_wire(r));
+  TRY(comm_gather(r->comm, &mine, sizeof mine, b->cost));
+  struct error *e = NULL;
+  if (comm_rank(r->comm) == 0 && take_costs(r, seconds)) e = decide(r, &p, &word, text);
+  word.learners = p.learners;
+  e = comm_agree(r->comm, e);
+  if (e == NULL) e = comm_broadcast(r->comm, &word, sizeof word);
+  if (e == NULL && word.move) e = move_to(r, &p, &word);
+  if (e == NULL && text[0] != '\0') run_tell_placement(r, text);
+  placement_free(&p);
+  return e;
+}
