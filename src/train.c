@@ -258,6 +258,8 @@ static struct error *prepare(struct run *r, struct checkpoint *c) {
   const bool first = comm_rank(r->comm) == 0;
   TRY(comm_agree(r->comm, first ? run_read_config(r, c, &found) : NULL));
   TRY(comm_agree(r->comm, share_config(r)));
+  comm_watch(r->comm, (struct interrupt){run_is_dropped, r});
+  TRY(comm_agree(r->comm, comm_set_timeout(r->comm, r->config.cluster.timeout)));
   TRY(comm_agree(r->comm, run_build(r)));
   TRY(comm_agree(r->comm, run_build_learner(r)));
   TRY(comm_agree(r->comm, first && found ? run_restore(r, c) : NULL));
@@ -292,13 +294,13 @@ struct error *train(struct comm *comm, const struct train_options *options, enum
     stop = STOP_COMPLETE;
     if (comm_rank(comm) == 0) printf("%s is complete: nothing to do\n", options->run);
   }
-  comm_watch(comm, (struct interrupt){run_is_dropped, &r});
   while (e == NULL && stop == STOP_NOT) {
     r.agreed = false;
     e = iterate(&r, &stop);
   }
   comm_watch(comm, (struct interrupt){0});
-  *end = e == NULL ? (stop == STOP_EARLY ? TRAIN_STOPPED : TRAIN_COMPLETE) : r.agreed ? TRAIN_FAILED : TRAIN_TORN;
+  if (e != NULL) *end = r.agreed && !comm_lost(comm) ? TRAIN_FAILED : TRAIN_TORN;
+  else *end = stop == STOP_EARLY ? TRAIN_STOPPED : TRAIN_COMPLETE;
   if (*end == TRAIN_STOPPED && comm_rank(comm) == 0) {
     metrics_end_bar(&r.metrics);
     printf("stopped after iteration %" PRId64 " of %" PRId64 " with a complete checkpoint; the same command goes on\n",

@@ -1,5 +1,6 @@
 #include "common/comm.h"
 
+#include <math.h>
 #include <mpi.h>
 #include <sched.h>
 #include <stdio.h>
@@ -7,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "common/clock.h"
 
 enum { PIECE_BYTES = 1 << 30 };   // longest single MPI message; counts are ints
 enum { SPINS_BEFORE_NAP = 2000 }; // polls that only yield, about 100 µs
@@ -25,9 +28,20 @@ struct comm {
   MPI_Comm notes;
   MPI_Request note_arriving, *note_leaving; // [size]
   int64_t note_in, *note_out;               // [size]
+  double timeout, looked, next_sign, next_check;
+  bool lost;
+  int lost_rank;
+  double *heard; // [size]: when each rank's last note came; only rank 0's on the others
 };
 
+static const int64_t sign_of_life = INT64_MIN; // a note that nobody else sends
+
 static struct error *mpi_error(const struct comm *comm, int status, const char *doing) {
+  if (comm->lost)
+    return error_new(EXIT_CODE_FAILED,
+                     "rank %d on %s has given no sign of life for %.3g s (cluster.timeout): the job ends; the same "
+                     "command goes on from the newest checkpoint",
+                     comm->lost_rank, comm->host[comm->lost_rank], comm->timeout);
   char text[MPI_MAX_ERROR_STRING] = "unknown fault";
   int length;
   MPI_Error_string(status, text, &length);
@@ -116,6 +130,7 @@ void comm_finalize(struct comm *comm) {
   free(comm->status);
   free(comm->peer);
   free(comm->host);
+  free(comm->heard);
   free(comm);
 }
 
@@ -182,14 +197,55 @@ struct error *comm_receive(struct comm *comm, int from, enum message_kind kind, 
   return NULL;
 }
 
-// MPI_Waitall would hold a core while it waits; on a full machine that core is an actor's. Returns MPI's status.
-// statuses [count], or MPI_STATUSES_IGNORE.
+struct error *comm_set_timeout(struct comm *comm, double seconds) {
+  if (comm->size == 1 || seconds == 0) seconds = 0;
+  else if (comm->heard == NULL) comm->heard = calloc((size_t)comm->size, sizeof *comm->heard);
+  if (seconds > 0 && comm->heard == NULL) return error_no_memory("signs of life");
+  comm->timeout = seconds;
+  comm->looked = -INFINITY; // heard from all just now
+  comm->next_sign = comm->next_check = 0;
+  return NULL;
+}
+
+void comm_live(struct comm *comm) {
+  const double now = clock_seconds();
+  const int first = comm->rank == 0 ? 1 : 0, end = comm->rank == 0 ? comm->size : 1;
+  if (comm->timeout == 0) return;
+  if (now - comm->looked > comm->timeout / 4) // this rank was away, and cannot tell who else was
+    for (int i = 0; i < comm->size; ++i) comm->heard[i] = now;
+  comm->looked = now;
+  if (now < comm->next_sign) return;
+  comm->next_sign = now + comm->timeout / 8;
+  for (int to = first; to < end; ++to) error_free(comm_note_send(comm, to, sign_of_life));
+}
+
+// Whether a rank is lost. The lower rank speaks first, as one line is enough.
+static bool misses_signs(struct comm *comm) {
+  const double now = clock_seconds();
+  const int first = comm->rank == 0 ? 1 : 0, end = comm->rank == 0 ? comm->size : 1;
+  if (comm->timeout == 0 || now < comm->next_check || now - comm->looked > comm->timeout / 4) return false;
+  comm->next_check = now + comm->timeout / 16;
+  const double patience = comm->timeout + (comm->rank == 0 ? 0 : 0.5 * (comm->rank - 1));
+  for (int i = first; i < end; ++i) {
+    if (now - comm->heard[i] <= patience) continue;
+    comm->lost = true;
+    comm->lost_rank = i;
+    return true;
+  }
+  return false;
+}
+
+bool comm_lost(const struct comm *comm) { return comm->lost; }
+
+// MPI_Waitall would hold a core while it waits; on a full machine that core is an actor's. Returns MPI's status, or that a
+// rank is lost, which mpi_error says. statuses [count], or MPI_STATUSES_IGNORE.
 static int poll_until_done(struct comm *comm, int count, MPI_Request *requests, MPI_Status *statuses) {
   for (int polls = 0;; ++polls) {
     int done;
     const int status = MPI_Testall(count, requests, &done, statuses);
     if (status != MPI_SUCCESS || done) return status;
     interrupted(&comm->watch);
+    if (misses_signs(comm)) return MPI_ERR_OTHER;
     if (polls < SPINS_BEFORE_NAP) sched_yield();
     else nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL);
   }
@@ -207,9 +263,13 @@ struct error *comm_note_send(struct comm *comm, int to, int64_t note) {
 
 bool comm_note_receive(struct comm *comm, int64_t *note) {
   int done = 0;
-  if (comm->size == 1 || MPI_Test(&comm->note_arriving, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done) return false;
-  *note = comm->note_in;
-  MPI_Irecv(&comm->note_in, 1, MPI_INT64_T, MPI_ANY_SOURCE, 0, comm->notes, &comm->note_arriving);
+  MPI_Status status;
+  do {
+    if (comm->size == 1 || MPI_Test(&comm->note_arriving, &done, &status) != MPI_SUCCESS || !done) return false;
+    *note = comm->note_in;
+    MPI_Irecv(&comm->note_in, 1, MPI_INT64_T, MPI_ANY_SOURCE, 0, comm->notes, &comm->note_arriving);
+    if (comm->timeout > 0) comm->heard[status.MPI_SOURCE] = clock_seconds();
+  } while (*note == sign_of_life);
   return true;
 }
 
@@ -262,19 +322,27 @@ struct error *comm_gather(struct comm *comm, const void *mine, size_t bytes, voi
   return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "asking all ranks");
 }
 
+// Collective: the bytes of rank `root` to all.
+static struct error *spread(struct comm *comm, int root, void *data, int bytes) {
+  MPI_Request request;
+  int status = MPI_Ibcast(data, bytes, MPI_BYTE, root, comm->world, &request);
+  if (status == MPI_SUCCESS) status = poll_until_done(comm, 1, &request, MPI_STATUSES_IGNORE);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "agreeing on an error");
+}
+
 struct error *comm_agree(struct comm *comm, struct error *mine) {
   if (comm->size == 1) return mine;
-  char text[1024] = "";
-  int verdict[2] = {mine ? comm->rank : comm->size, 0}, first;
-  int status = MPI_Allreduce(&verdict[0], &first, 1, MPI_INT, MPI_MIN, comm->world);
-  if (status == MPI_SUCCESS && first == comm->size) return mine; // null: nobody has one
-  verdict[1] = mine ? mine->code : 0;
-  snprintf(text, sizeof text, "%s", mine ? mine->text : "");
+  struct {
+    int code;
+    char text[1024];
+  } word = {.code = mine ? mine->code : 0};
+  int first = mine ? comm->size - comm->rank : 0; // the lowest rank with an error has the largest
+  struct error *e = comm_max(comm, &first);
+  if (e == NULL && first == 0) return NULL;
+  snprintf(word.text, sizeof word.text, "%s", mine ? mine->text : "");
   error_free(mine);
-  if (status == MPI_SUCCESS) status = MPI_Bcast(&verdict[1], 1, MPI_INT, first, comm->world);
-  if (status == MPI_SUCCESS) status = MPI_Bcast(text, sizeof text, MPI_CHAR, first, comm->world);
-  if (status != MPI_SUCCESS) return mpi_error(comm, status, "agreeing on an error");
-  return error_new(verdict[1], "%s", text);
+  if (e == NULL) e = spread(comm, comm->size - first, &word, sizeof word);
+  return e ? e : error_new(word.code, "%s", word.text);
 }
 
 void combine_floats(size_t bytes, void *into, const void *from) {
