@@ -31,10 +31,10 @@ struct run {
   struct shard_sizes sizes;
   struct trajectory_layout layout;
   struct placement placement;
+  int mode; // LEARNERS_ALL, or how many ranks learn while the others act
   int threads;
   struct learned learned;
 
-  int mode;                          // LEARNERS_ALL, or how many ranks learn while the others act
   double act_seconds, learn_seconds; // of this rank's shards in the newest iteration, without waiting
   struct balance *balance;           // null where placement does not change
 
@@ -51,6 +51,7 @@ struct run {
   double *env_state; // [envs, state_size] at the end of the newest complete iteration
   struct metrics metrics;
   bool metrics_open;
+  bool signalled;      // another rank has got a signal
   bool unsaved;        // the newest checkpoint that was due could not be written
   bool metrics_behind; // metrics.jsonl could not be written, and this has been said
   double last_warning; // that a checkpoint could not be written
@@ -59,20 +60,19 @@ struct run {
   double *kept_moments;
   int64_t kept_adam_step;
   int64_t saved;      // iteration of the newest checkpoint on disk; -1: none
-  bool signalled;     // another rank has got a signal
   double signal_time; // when rank 0 knew of one; 0: it does not
 
   int64_t running;         // the iteration that is being done; -1: none
   double running_since;    // its start
   _Atomic int64_t dropped; // the newest iteration that rank 0 has given up
   _Atomic double next_look;
-  bool told; // rank 0, of this rank's signal
 
   int64_t iteration; // iterations completed
   int64_t episodes;
   double wall_before, started; // seconds of earlier launches; this launch's start
   double best_return, last_iteration_seconds;
   struct episode_result *eval_results; // [config.eval.episodes], whole blocks
+  bool told;                           // rank 0, of this rank's signal
   bool agreed;                         // all ranks know of the error that ends the run
 };
 
@@ -109,6 +109,8 @@ struct error *run_balance_init(struct run *r) MUST_USE;
 void run_balance_free(struct run *r);
 // Collective, after an iteration that took `seconds` (rank 0's word): measures, and moves shards where that pays.
 struct error *run_balance(struct run *r, double seconds) MUST_USE;
+// Measures anew, under a new placement.
+void run_balance_restart(struct run *r);
 
 // --- run_signal.c: a signal, and what it does to a long iteration ---
 

@@ -27,7 +27,7 @@ struct balance {
   enum phase phase;
   struct cost *cost;           // [ranks], as gathered
   double wire, sum;            // see struct rates
-  int since;                   // iterations since the placement began
+  int ranks, since;            // since: iterations under this placement
   struct cost *window;         // [WINDOW, ranks]
   struct rank_rates *measured; // [ranks]: the window's least
   int *idle;                   // [ranks]: decisions for which the rank has had no shard
@@ -47,8 +47,23 @@ struct error *run_balance_init(struct run *r) {
   b->window = calloc(WINDOW * ranks, sizeof *b->window);
   b->measured = calloc(ranks, sizeof *b->measured);
   b->idle = calloc(ranks, sizeof *b->idle);
-  for (size_t i = 0; b->measured != NULL && i < ranks; ++i) b->measured[i] = (struct rank_rates){NAN, NAN, 1};
-  return b->cost && b->window && b->measured && b->idle ? NULL : error_no_memory("the ranks' rates");
+  if (!b->cost || !b->window || !b->measured || !b->idle) return error_no_memory("the ranks' rates");
+  run_balance_restart(r);
+  return NULL;
+}
+
+void run_balance_restart(struct run *r) {
+  struct balance *b = r->balance;
+  const int ranks = comm_size(r->comm);
+  if (r->mode >= ranks) r->mode = LEARNERS_ALL; // the actors are gone
+  if (b == NULL) return;
+  b->since = 0;
+  b->wanted = 0;
+  b->before = b->seconds;
+  b->seconds = INFINITY;
+  if (b->ranks == ranks) return;
+  b->ranks = ranks; // others than before, or others' numbers
+  for (int i = 0; i < ranks; ++i) b->measured[i] = (struct rank_rates){NAN, NAN, 1}, b->idle[i] = 0;
 }
 
 void run_balance_free(struct run *r) {
@@ -234,14 +249,9 @@ static struct error *decide(struct run *r, struct placement *p, struct word *wor
 }
 
 static struct error *move_to(struct run *r, struct placement *p, const struct word *word) {
-  struct balance *b = r->balance;
   if (comm_rank(r->comm) != 0) TRY(placement_alloc(p, r->sizes.shards, comm_size(r->comm)));
   TRY(comm_broadcast(r->comm, p->actor_of, 2 * (size_t)p->shards * sizeof *p->actor_of));
   p->learners = word->learners;
-  b->since = 0;
-  b->wanted = 0;
-  b->before = b->seconds;
-  b->seconds = INFINITY;
   r->mode = word->mode;
   return run_place(r, p);
 }
@@ -253,6 +263,7 @@ struct error *run_balance(struct run *r, double seconds) {
   struct placement p = {0};
   struct word word = {.mode = r->mode};
   char text[TEXT_BYTES] = "";
+  if (b->ranks == 1) return NULL;
   if (b->wire == 0) TRY(measure_wire(r));
   TRY(comm_gather(r->comm, &mine, sizeof mine, b->cost));
   struct error *e = NULL;

@@ -100,6 +100,7 @@ struct error *run_place(struct run *r, struct placement *p) {
   placement_free(&r->placement);
   r->placement = *p;
   *p = (struct placement){0};
+  run_balance_restart(r);
   TRY(comm_agree(r->comm, run_hold(r)));
   TRY(comm_agree(r->comm, run_build_learner(r)));
   return run_hand_out(r);
