@@ -50,7 +50,7 @@ class Slowed:
 
 class Balance(Case):
     def test_auto_chooses_and_says_why(self):
-        for ranks, extra in ((2, {}), (3, {"cluster.rebalance": "on"}), (4, {"cluster.threads": 2})):
+        for ranks, extra in ((3, {"cluster.rebalance": "on"}), (4, {"cluster.threads": 2})):
             with self.subTest(ranks=ranks):
                 run = self.new_path("run")
                 result = self.train(self.config({**LONGER, **extra, "cluster.learners": "auto"}), run, ranks=ranks)
