@@ -7,33 +7,39 @@
 #include "common/balance.h"
 #include "common/clock.h"
 
-// What is measured of an iteration varies, most of all on a machine that others use: a rank's rate is the best of the newest
-// WINDOW iterations, and shards move when by these rates it would have paid for a while. The first iteration under a
-// placement warms up and counts for nothing.
-enum { WINDOW = 4, FORGET = 50, TEXT_BYTES = 512 };
-static const double worth = 0.15;   // the part of an iteration that moving has to save
-static const double persistent = 5; // seconds for which that has to be so
-static const double least = 0.02;   // the same for auto, which measures afterwards whether it did
+// What is measured of an iteration varies, most of all on a machine that others use. A rate is the median of the newest
+// WINDOW iterations; shards move when by such rates it would have paid for a while; and the WINDOW iterations after it have
+// to be faster than those before, or the shards go back. The first iteration under a placement warms up and counts for
+// nothing.
+enum { WINDOW = 3, FORGET = 50, TEXT_BYTES = 512 };
+static const double worth = 0.15; // the part of an iteration that moving has to save
+static const double least = 0.02; // the same for auto
+static const double persistent = 5,
+                    most_patient = 3600; // seconds for which that has to be so; longer after each failure
 
-enum phase { AUTO_MEASURE, AUTO_VERIFY, SETTLED };
+enum phase { MEASURE, VERIFY, SETTLED }; // MEASURE: auto has not chosen yet
 
 struct cost {
   double act, learn; // seconds of a shard on one thread; NaN: this rank had none
   int threads;
 };
 
-// Rank 0 has all of it, the others the first three.
+// Rank 0 needs all of it, the others know of wire, ranks and previous.
 struct balance {
   enum phase phase;
-  struct cost *cost;           // [ranks], as gathered
-  double wire, sum;            // see struct rates
   int ranks, since;            // since: iterations under this placement
+  double wire, sum;            // see struct rates
+  struct cost *cost;           // [ranks], as gathered
   struct cost *window;         // [WINDOW, ranks]
-  struct rank_rates *measured; // [ranks]: the window's least
-  int *idle;                   // [ranks]: decisions for which the rank has had no shard
-  double wanted;               // since when it would have paid to move; 0: it would not
-  double seconds, before;      // least of an iteration under this placement, and under the one before it
-  int mode_before;
+  double iteration[WINDOW];    // seconds
+  struct rank_rates *measured; // [ranks]: the window's medians
+  int *idle;                   // [ranks]: iterations for which the rank has had no shard
+  int wanted;                  // iterations for which it would have paid to move,
+  double wanted_since;         // and when the first of them ended
+  double patience;
+  double seconds, before;    // the window's median under this placement, and under the one before it
+  struct placement previous; // the one before it
+  int previous_mode;
 };
 
 struct error *run_balance_init(struct run *r) {
@@ -42,7 +48,7 @@ struct error *run_balance_init(struct run *r) {
   if (ranks == 1 || (!automatic && r->config.cluster.rebalance == REBALANCE_OFF)) return NULL;
   struct balance *b = r->balance = calloc(1, sizeof *b);
   if (b == NULL) return error_no_memory("the ranks' rates");
-  *b = (struct balance){.phase = automatic ? AUTO_MEASURE : SETTLED, .seconds = INFINITY};
+  *b = (struct balance){.phase = automatic ? MEASURE : SETTLED, .patience = persistent};
   b->cost = calloc(ranks, sizeof *b->cost);
   b->window = calloc(WINDOW * ranks, sizeof *b->window);
   b->measured = calloc(ranks, sizeof *b->measured);
@@ -57,12 +63,11 @@ void run_balance_restart(struct run *r) {
   const int ranks = comm_size(r->comm);
   if (r->mode >= ranks) r->mode = LEARNERS_ALL; // the actors are gone
   if (b == NULL) return;
-  b->since = 0;
-  b->wanted = 0;
+  b->since = b->wanted = 0;
   b->before = b->seconds;
-  b->seconds = INFINITY;
   if (b->ranks == ranks) return;
   b->ranks = ranks; // others than before, or others' numbers
+  if (b->phase == VERIFY) b->phase = SETTLED;
   for (int i = 0; i < ranks; ++i) b->measured[i] = (struct rank_rates){NAN, NAN, 1}, b->idle[i] = 0;
 }
 
@@ -73,6 +78,7 @@ void run_balance_free(struct run *r) {
   free(b->window);
   free(b->measured);
   free(b->idle);
+  placement_free(&b->previous);
   free(b);
 }
 
@@ -117,27 +123,47 @@ static struct cost own_cost(const struct run *r) {
                        .threads = r->threads};
 }
 
+static int ascending(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+// NaN where any of them is.
+static double median(const double values[WINDOW]) {
+  double sorted[WINDOW];
+  for (int i = 0; i < WINDOW; ++i) {
+    if (isnan(values[i])) return NAN;
+    sorted[i] = values[i];
+  }
+  qsort(sorted, WINDOW, sizeof *sorted, ascending);
+  return sorted[WINDOW / 2];
+}
+
+static void take_rates(struct balance *b, int rank) {
+  struct rank_rates *m = &b->measured[rank];
+  double act[WINDOW], learn[WINDOW];
+  for (int w = 0; w < WINDOW; ++w) {
+    act[w] = b->window[w * b->ranks + rank].act;
+    learn[w] = b->window[w * b->ranks + rank].learn;
+  }
+  const struct rank_rates now = {median(act), median(learn), b->cost[rank].threads};
+  m->threads = now.threads;
+  if (!isnan(now.act)) m->act = now.act; // else it had no shard: what is known of it counts for a while
+  if (!isnan(now.learn)) m->learn = now.learn;
+  b->idle[rank] = isnan(now.act) && isnan(now.learn) ? b->idle[rank] + 1 : 0;
+  if (b->idle[rank] > FORGET) *m = (struct rank_rates){NAN, NAN, now.threads};
+}
+
 // Takes what was gathered. True when the window is full.
 static bool take_costs(struct run *r, double seconds) {
   struct balance *b = r->balance;
-  const size_t ranks = (size_t)comm_size(r->comm);
   if (++b->since == 1) return false;
-  b->seconds = fmin(b->seconds, seconds);
-  memcpy(b->window + (size_t)(b->since % WINDOW) * ranks, b->cost, ranks * sizeof *b->cost);
+  const int slot = b->since % WINDOW;
+  b->iteration[slot] = seconds;
+  memcpy(b->window + (size_t)slot * (size_t)b->ranks, b->cost, (size_t)b->ranks * sizeof *b->cost);
   if (b->since <= WINDOW) return false;
-  for (size_t i = 0; i < ranks; ++i) {
-    struct cost low = {INFINITY, INFINITY, b->cost[i].threads};
-    for (size_t w = 0; w < WINDOW; ++w) {
-      low.act = fmin(low.act, b->window[w * ranks + i].act);
-      low.learn = fmin(low.learn, b->window[w * ranks + i].learn);
-    }
-    struct rank_rates *m = &b->measured[i];
-    m->threads = low.threads;
-    if (isfinite(low.act)) m->act = low.act; // else it had no shard: what is known of it counts for a while
-    if (isfinite(low.learn)) m->learn = low.learn;
-    b->idle[i] = isfinite(low.act) || isfinite(low.learn) ? 0 : b->idle[i] + 1;
-    if (b->idle[i] > FORGET) *m = (struct rank_rates){NAN, NAN, low.threads};
-  }
+  b->seconds = median(b->iteration);
+  for (int i = 0; i < b->ranks; ++i) take_rates(b, i);
   return true;
 }
 
@@ -165,9 +191,9 @@ static void mean_costs(const struct run *r, double *act, double *learn) {
   *learn /= fmax(learning, 1);
 }
 
-// auto, when the first rates are there. Sets *mode.
+// auto, when the first rates are there.
 static struct error *choose(struct run *r, int *mode, char text[TEXT_BYTES]) {
-  struct balance *b = r->balance;
+  const struct balance *b = r->balance;
   struct learners_choice c;
   const struct rates rates = rates_of(r);
   char name[32], other[32] = "", versus[96] = "nothing else has work for all";
@@ -179,26 +205,25 @@ static struct error *choose(struct run *r, int *mode, char text[TEXT_BYTES]) {
   if (c.other != 0)
     snprintf(versus, sizeof versus, "the next best, %s, %.3g s", name_mode(c.other, other), c.runner_up);
   mean_costs(r, &act, &learn);
-  snprintf(text, TEXT_BYTES,
-           "cluster.learners: auto: %s, which should take %.3g s an iteration; %s (measured, on one thread: a shard is "
-           "acted "
-           "in %.3g s and learned in %.3g s; its message takes %.2g s, a level of the sums %.2g s an iteration)",
-           name_mode(c.learners, name), c.predicted, versus, act, learn, b->wire, b->sum);
+  snprintf(
+      text, TEXT_BYTES,
+      "cluster.learners: auto: %s, which should take %.3g s an iteration; %s (measured, on one thread: acting on a "
+      "shard %.3g s, learning from it %.3g s; its message %.2g s, a level of the sums %.2g s an iteration)",
+      name_mode(c.learners, name), c.predicted, versus, act, learn, b->wire, b->sum);
   *mode = c.learners;
-  b->phase = c.learners == r->mode ? SETTLED : AUTO_VERIFY;
   return NULL;
 }
 
-// auto, when the chosen placement has been measured as well: back, if it is none the faster.
-static void verify(struct run *r, int *mode, char text[TEXT_BYTES]) {
+// When the placement that was moved to has been measured as well. True: back, as it is none the faster.
+static bool verify(struct run *r, char text[TEXT_BYTES]) {
   struct balance *b = r->balance;
-  char now[32], before[32];
   b->phase = SETTLED;
-  if (b->seconds <= b->before) return;
-  *mode = b->mode_before;
-  snprintf(text, TEXT_BYTES,
-           "cluster.learners: auto: back to: %s, as an iteration takes %.3g s with: %s, and took %.3g s",
-           name_mode(*mode, before), b->seconds, name_mode(r->mode, now), b->before);
+  const bool worse = b->seconds > b->before;
+  b->patience = worse ? fmin(4 * b->patience, most_patient) : persistent;
+  if (worse)
+    snprintf(text, TEXT_BYTES, "%s: shards move back, as an iteration takes %.3g s and took %.3g s",
+             r->mode != b->previous_mode ? "cluster.learners: auto" : "cluster.rebalance", b->seconds, b->before);
+  return worse;
 }
 
 // The rank that loses most shards, and why, in words.
@@ -228,30 +253,48 @@ struct word {
   int mode, learners; // of the placement to move to
 };
 
+// Whether shards should move, and where to.
+static struct error *rebalance(struct run *r, struct placement *p, bool *move, char text[TEXT_BYTES]) {
+  struct balance *b = r->balance;
+  const struct rates rates = rates_of(r);
+  TRY(placement_by_rates(p, r->sizes.shards, r->mode, &rates));
+  const double now = placement_seconds(&r->placement, &rates), then = placement_seconds(p, &rates);
+  if (then > (1 - worth) * now) b->wanted = 0;
+  else if (b->wanted++ == 0) b->wanted_since = clock_seconds();
+  *move = b->wanted >= WINDOW && clock_seconds() - b->wanted_since >= b->patience;
+  if (*move) tell_move(r, p, now, then, text);
+  return NULL;
+}
+
 // Rank 0. p: the placement to go on with, where word->move.
 static struct error *decide(struct run *r, struct placement *p, struct word *word, char text[TEXT_BYTES]) {
   struct balance *b = r->balance;
-  const struct rates rates = rates_of(r);
-  if (b->phase == AUTO_MEASURE) TRY(choose(r, &word->mode, text));
-  else if (b->phase == AUTO_VERIFY) verify(r, &word->mode, text);
-  else if (r->config.cluster.rebalance == REBALANCE_ON) {
-    TRY(placement_by_rates(p, r->sizes.shards, r->mode, &rates));
-    const double now = placement_seconds(&r->placement, &rates), then = placement_seconds(p, &rates);
-    if (then > (1 - worth) * now) b->wanted = 0;
-    else if (b->wanted == 0) b->wanted = clock_seconds();
-    word->move = b->wanted > 0 && clock_seconds() - b->wanted >= persistent;
-    if (word->move) tell_move(r, p, now, then, text);
+  if (b->phase == VERIFY) {
+    word->move = verify(r, text);
+    if (!word->move) return NULL;
+    word->mode = b->previous_mode;
+    *p = b->previous;
+    b->previous = (struct placement){0};
     return NULL;
   }
-  word->move = word->mode != r->mode;
-  b->mode_before = r->mode;
-  return word->move ? placement_even(p, r->sizes.shards, word->mode, comm_size(r->comm)) : NULL;
+  if (b->phase == MEASURE) {
+    TRY(choose(r, &word->mode, text));
+    word->move = word->mode != r->mode;
+    if (word->move) TRY(placement_even(p, r->sizes.shards, word->mode, b->ranks));
+  } else if (r->config.cluster.rebalance == REBALANCE_ON) TRY(rebalance(r, p, &word->move, text));
+  b->phase = word->move ? VERIFY : SETTLED;
+  return NULL;
 }
 
 static struct error *move_to(struct run *r, struct placement *p, const struct word *word) {
-  if (comm_rank(r->comm) != 0) TRY(placement_alloc(p, r->sizes.shards, comm_size(r->comm)));
+  struct balance *b = r->balance;
+  if (comm_rank(r->comm) != 0) TRY(placement_alloc(p, r->sizes.shards, b->ranks));
   TRY(comm_broadcast(r->comm, p->actor_of, 2 * (size_t)p->shards * sizeof *p->actor_of));
   p->learners = word->learners;
+  placement_free(&b->previous);
+  b->previous = r->placement;
+  b->previous_mode = r->mode;
+  r->placement = (struct placement){0};
   r->mode = word->mode;
   return run_place(r, p);
 }
