@@ -115,11 +115,15 @@ static struct error *measure_wire(struct run *r) {
   return e;
 }
 
+static double shard_seconds(double seconds, int shards, int threads) {
+  return shards > 0 ? seconds / ceil((double)shards / threads) : NAN;
+}
+
 static struct cost own_cost(const struct run *r) {
-  const int me = comm_rank(r->comm), act = placement_count(&r->placement, r->placement.actor_of, me);
-  const int learn = placement_count(&r->placement, r->placement.learner_of, me);
-  return (struct cost){.act = r->act_seconds / ceil((double)act / r->threads),
-                       .learn = r->learn_seconds / ceil((double)learn / r->threads),
+  const struct placement *p = &r->placement;
+  const int me = comm_rank(r->comm);
+  return (struct cost){.act = shard_seconds(r->act_seconds, placement_count(p, p->actor_of, me), r->threads),
+                       .learn = shard_seconds(r->learn_seconds, placement_count(p, p->learner_of, me), r->threads),
                        .threads = r->threads};
 }
 
@@ -241,10 +245,11 @@ static void tell_move(const struct run *r, const struct placement *p, double now
   mean_costs(r, &act, &learn);
   const double own = (isnan(m[rank].act) ? 0 : m[rank].act) + (isnan(m[rank].learn) ? 0 : m[rank].learn);
   const double mean = (isnan(m[rank].act) ? 0 : act) + (isnan(m[rank].learn) ? 0 : learn);
-  snprintf(text, TEXT_BYTES,
-           "cluster.rebalance: shards move: rank %d on %s has %d of them instead of %d, as one takes it %.2f times the "
-           "ranks' mean; an iteration should take %.3g s instead of %.3g s",
-           rank, comm_host(r->comm, rank), to, from, mean > 0 ? own / mean : 1, then, now);
+  snprintf(
+      text, TEXT_BYTES,
+      "cluster.rebalance: shards move: rank %d on %s has %d of them instead of %d (one takes it %.2f times the ranks' "
+      "mean); an iteration should take %.3g s instead of %.3g s",
+      rank, comm_host(r->comm, rank), to, from, mean > 0 ? own / mean : 1, then, now);
 }
 
 // Rank 0's word to all.
