@@ -31,8 +31,12 @@ struct run {
   struct shard_sizes sizes;
   struct trajectory_layout layout;
   struct placement placement;
+  int mode; // LEARNERS_ALL, or how many ranks learn while the others act
   int threads;
   struct learned learned;
+
+  double act_seconds, learn_seconds; // of this rank's shards in the newest iteration, without waiting
+  struct balance *balance;           // null where placement does not change
 
   struct rollout rollout;
   struct rollout_worker *actor;      // [threads]; null on ranks that do not act
@@ -47,6 +51,7 @@ struct run {
   double *env_state; // [envs, state_size] at the end of the newest complete iteration
   struct metrics metrics;
   bool metrics_open;
+  bool signalled;      // another rank has got a signal
   bool unsaved;        // the newest checkpoint that was due could not be written
   bool metrics_behind; // metrics.jsonl could not be written, and this has been said
   double last_warning; // that a checkpoint could not be written
@@ -55,20 +60,19 @@ struct run {
   double *kept_moments;
   int64_t kept_adam_step;
   int64_t saved;      // iteration of the newest checkpoint on disk; -1: none
-  bool signalled;     // another rank has got a signal
   double signal_time; // when rank 0 knew of one; 0: it does not
 
   int64_t running;         // the iteration that is being done; -1: none
   double running_since;    // its start
   _Atomic int64_t dropped; // the newest iteration that rank 0 has given up
   _Atomic double next_look;
-  bool told; // rank 0, of this rank's signal
 
   int64_t iteration; // iterations completed
   int64_t episodes;
   double wall_before, started; // seconds of earlier launches; this launch's start
   double best_return, last_iteration_seconds;
   struct episode_result *eval_results; // [config.eval.episodes], whole blocks
+  bool told;                           // rank 0, of this rank's signal
   bool agreed;                         // all ranks know of the error that ends the run
 };
 
@@ -76,12 +80,37 @@ struct run {
 
 // What follows from the config alone; no messages, so a rank may fail alone.
 struct error *run_build(struct run *r) MUST_USE;
-// Collective, as the learners form a group; the others keep nothing of it.
-struct error *run_build_learner(struct run *r) MUST_USE;
 void run_free(struct run *r);
+struct evaluation run_evaluation(struct run *r);
+
+// --- run_place.c: what a rank holds because of the placement, and another placement ---
 
 bool run_is_mine(const struct run *r, const int *rank_of, int shard);
-struct evaluation run_evaluation(struct run *r);
+// Memory and workers for the shards that r->placement gives this rank, and for no others. No messages.
+struct error *run_hold(struct run *r) MUST_USE;
+// Collective, as the learners form a group; the others keep nothing of it.
+struct error *run_build_learner(struct run *r) MUST_USE;
+// Collective: rank 0's parameters and normaliser to all. Learners hold the same bits already, except after a restore or
+// under a new placement (`all`: with Adam's moments).
+struct error *run_publish(struct run *r, bool all) MUST_USE;
+// Collective: run_publish to all, and rank 0's env_state to the ranks that act.
+struct error *run_hand_out(struct run *r) MUST_USE;
+// Collective, between two iterations: the run goes on under another placement of its shards on the ranks of r->comm, which
+// may be a smaller job than before. Takes *p, the same on all ranks, by which rank 0 learns shard 0. Everything comes from
+// rank 0, as after a resume: what is learned, and env_state, so nothing is asked of ranks that are gone.
+// Errors: on all ranks alike, but for MPI's.
+struct error *run_place(struct run *r, struct placement *p) MUST_USE;
+// Frees all that a rank holds because of the placement.
+void run_release(struct run *r);
+
+// --- run_balance.c: cluster.learners: auto, and cluster.rebalance ---
+
+struct error *run_balance_init(struct run *r) MUST_USE;
+void run_balance_free(struct run *r);
+// Collective, after an iteration that took `seconds` (rank 0's word): measures, and moves shards where that pays.
+struct error *run_balance(struct run *r, double seconds) MUST_USE;
+// Measures anew, under a new placement.
+void run_balance_restart(struct run *r);
 
 // --- run_signal.c: a signal, and what it does to a long iteration ---
 
@@ -103,6 +132,8 @@ struct error *run_read_config(struct run *r, struct checkpoint *c, bool *found) 
 struct error *run_restore(struct run *r, const struct checkpoint *c) MUST_USE;
 // Makes and locks the folder and opens what is written into it. recent: the checkpoint's metrics lines, or "".
 struct error *run_open_folder(struct run *r, const char *recent) MUST_USE;
+// Says in one line that and why shards have moved, on stdout and in launches.jsonl.
+void run_tell_placement(struct run *r, const char *text);
 // Appends a line to metrics.jsonl. A full disk takes none for a while: said once, mended when there is room.
 void run_append_metrics(struct run *r, const struct metrics_line *line);
 // A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5

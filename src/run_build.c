@@ -17,46 +17,12 @@ int train_threads(const struct config *config, int ranks_on_node) {
   return allowed / ranks_on_node > 0 ? allowed / ranks_on_node : 1;
 }
 
-bool run_is_mine(const struct run *r, const int *rank_of, int shard) {
-  return rank_of[shard] == comm_rank(r->comm); // NOLINT(clang-analyzer-core.NullDereference): placement_init fills it
-}
-
-static struct error *init_trajectories(struct run *r) {
-  const size_t shards = (size_t)r->sizes.shards;
-  r->trajectory = calloc(shards, sizeof *r->trajectory);
-  if (r->trajectory == NULL) return error_no_memory("trajectories");
-  for (int s = 0; s < r->sizes.shards; ++s)
-    if (run_is_mine(r, r->placement.actor_of, s) || run_is_mine(r, r->placement.learner_of, s))
-      TRY(trajectory_init(&r->trajectory[s], &r->layout));
-  if (comm_rank(r->comm) != 0) return NULL;
-  const size_t tail = r->layout.bytes - r->layout.learner_bytes;
-  r->tail = calloc(shards, sizeof *r->tail);
-  r->tail_memory = malloc(shards * tail);
+// What only rank 0 has: a checkpoint's content that is not learned, and where the running iteration started.
+static struct error *init_first_rank(struct run *r) {
   r->env_state = calloc((size_t)r->config.rollout.envs * r->layout.state_size, sizeof *r->env_state);
   r->kept = malloc(3 * r->learned.count * sizeof *r->kept);
   r->kept_moments = malloc(moments_size(r->task->obs_dim) * sizeof *r->kept_moments);
-  if (!r->tail || !r->tail_memory || !r->env_state || !r->kept || !r->kept_moments)
-    return error_no_memory("environment states");
-  for (size_t s = 0; s < shards; ++s)
-    r->tail[s] =
-        r->trajectory[s].memory ? r->trajectory[s].memory + r->layout.learner_bytes : r->tail_memory + s * tail;
-  return NULL;
-}
-
-static struct error *init_actor(struct run *r) {
-  r->rollout = (struct rollout){.config = &r->config,
-                                .task = r->task,
-                                .policy = &r->objective.policy,
-                                .parameters = r->learned.parameters,
-                                .normalizer = &r->learned.normalizer,
-                                .sizes = r->sizes,
-                                .layout = r->layout,
-                                .interrupt = {run_is_dropped, r}};
-  if (!placement_is_actor(&r->placement, comm_rank(r->comm))) return NULL;
-  r->actor = calloc((size_t)r->threads, sizeof *r->actor);
-  if (r->actor == NULL) return error_no_memory("actors");
-  for (int t = 0; t < r->threads; ++t) TRY(rollout_worker_init(&r->actor[t], &r->rollout));
-  return NULL;
+  return r->env_state && r->kept && r->kept_moments ? NULL : error_no_memory("environment states");
 }
 
 struct evaluation run_evaluation(struct run *r) {
@@ -89,42 +55,35 @@ struct error *run_build(struct run *r) {
   r->sizes = shard_sizes(&r->config);
   trajectory_layout_init(&r->layout, &r->objective.policy, &r->sizes, task->episode_length, task->state_size);
   TRY(placement_init(&r->placement, &r->config, comm_size(r->comm)));
+  const struct placement *p = &r->placement;
+  r->mode = p->learners == p->ranks ? LEARNERS_ALL : p->learners;
+  TRY(run_balance_init(r));
   r->threads = train_threads(&r->config, comm_ranks_on_node(r->comm));
   openblas_set_num_threads(1); // a shard's products run on the thread that works the shard
   TRY(learned_init(&r->learned, &r->objective));
-  TRY(init_trajectories(r));
-  TRY(init_actor(r));
+  r->rollout = (struct rollout){.config = &r->config,
+                                .task = r->task,
+                                .policy = &r->objective.policy,
+                                .parameters = r->learned.parameters,
+                                .normalizer = &r->learned.normalizer,
+                                .sizes = r->sizes,
+                                .layout = r->layout,
+                                .interrupt = {run_is_dropped, r}};
+  if (comm_rank(r->comm) == 0) TRY(init_first_rank(r));
+  TRY(run_hold(r));
   return init_evaluators(r);
 }
 
-struct error *run_build_learner(struct run *r) {
-  TRY(learner_init(&r->learner, &r->objective, &r->sizes, &r->layout, &r->placement, r->comm, r->trajectory,
-                   r->threads));
-  if (placement_is_learner(&r->placement, comm_rank(r->comm))) {
-    learner_interrupt(r->learner, (struct interrupt){run_is_dropped, r});
-    return NULL;
-  }
-  learner_free(r->learner);
-  r->learner = NULL;
-  return NULL;
-}
-
 void run_free(struct run *r) {
-  learner_free(r->learner);
-  for (int t = 0; r->actor != NULL && t < r->threads; ++t) rollout_worker_free(&r->actor[t]);
+  run_balance_free(r);
+  run_release(r);
   for (int t = 0; r->evaluator != NULL && t < r->threads; ++t) evaluate_worker_free(&r->evaluator[t]);
-  for (int s = 0; r->trajectory != NULL && s < r->sizes.shards; ++s) trajectory_free(&r->trajectory[s]);
   if (r->metrics_open) metrics_close(&r->metrics);
   run_lock_release(r->lock);
   learned_free(&r->learned);
-  placement_free(&r->placement);
   task_close(r->task);
-  free(r->actor);
   free(r->evaluator);
   free(r->eval_results);
-  free(r->trajectory);
-  free((void *)r->tail);
-  free(r->tail_memory);
   free(r->env_state);
   free(r->kept);
   free(r->kept_moments);

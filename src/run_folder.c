@@ -210,6 +210,29 @@ static struct error *describe_launch(const struct run *r) {
   return fclose(f) == 0 ? NULL : error_new(EXIT_CODE_FAILED, "%s: %s", path, strerror(errno));
 }
 
+static void print_counts(const struct placement *p, const char *key, const int *rank_of, FILE *f) {
+  fprintf(f, ", \"%s\": ", key);
+  for (int i = 0; i < p->ranks; ++i) fprintf(f, "%s%d", i == 0 ? "[" : ", ", placement_count(p, rank_of, i));
+  fputs("]", f);
+}
+
+void run_tell_placement(struct run *r, const char *text) {
+  char path[PATH_BYTES + 32];
+  metrics_end_bar(&r->metrics);
+  puts(text);
+  fflush(stdout);
+  snprintf(path, sizeof path, "%s/launches.jsonl", r->options->run);
+  FILE *f = fopen(path, "a");
+  if (f == NULL) return; // it is said, and a full disk does not end a run
+  fprintf(f, "{\"time\": %lld, \"iteration\": %" PRId64, (long long)time(NULL), r->iteration);
+  print_counts(&r->placement, "acts", r->placement.actor_of, f);
+  print_counts(&r->placement, "learns", r->placement.learner_of, f);
+  fputs(", \"placement\": ", f);
+  text_print_json(text, f);
+  fputs("}\n", f);
+  fclose(f);
+}
+
 struct error *run_open_folder(struct run *r, const char *recent) {
   char folder[PATH_BYTES];
   TRY(checkpoint_folder(r, folder));

@@ -36,6 +36,7 @@ static void give_up(struct run *r) {
 static void look_on_rank_0(struct run *r, double now) {
   int64_t note;
   while (comm_note_receive(r->comm, &note)) r->signalled = true;
+  if (r->running < 0) return;
   if ((!signal_received && !r->signalled) || atomic_load(&r->dropped) == r->running) return;
   if (r->signal_time == 0) r->signal_time = now;
   const double left = fmax(0, r->running_since + r->last_iteration_seconds - now); // 0 in the first: it may yet end
@@ -44,6 +45,7 @@ static void look_on_rank_0(struct run *r, double now) {
 
 static void look(struct run *r, double now) {
   int64_t note;
+  comm_live(r->comm);
   if (comm_rank(r->comm) == 0) {
     look_on_rank_0(r, now);
     return;
@@ -56,13 +58,12 @@ static void look(struct run *r, double now) {
 bool run_is_dropped(void *run) {
   struct run *r = run;
   const double now = clock_seconds(), pause = 0.002;
-  if (r->running < 0) return false;
-  if (atomic_load(&r->dropped) != r->running && now >= atomic_load(&r->next_look)) {
+  if (now >= atomic_load(&r->next_look)) {
     atomic_store(&r->next_look, now + pause);
 #pragma omp critical(send_shard)
     look(r, now);
   }
-  return atomic_load(&r->dropped) == r->running;
+  return r->running >= 0 && atomic_load(&r->dropped) == r->running;
 }
 
 void run_keep_learned(struct run *r) {

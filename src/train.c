@@ -22,32 +22,7 @@ static struct error *share_config(struct run *r) {
   return comm_rank(r->comm) == 0 ? NULL : config_parse("rank 0's config", r->config_text, 0, NULL, &r->config);
 }
 
-// Rank 0's learned state to all. Learners hold the same bits already, except after a restore (`all`).
-static struct error *publish(struct run *r, bool all) {
-  struct learned *l = &r->learned;
-  const size_t moments = moments_size(r->task->obs_dim) * sizeof(double);
-  TRY(comm_broadcast(r->comm, l->parameters, (all ? 3 : 1) * l->count * sizeof(float)));
-  TRY(comm_broadcast(r->comm, l->normalizer.moments, moments));
-  if (all) TRY(comm_broadcast(r->comm, &l->adam_step, sizeof l->adam_step));
-  normalizer_refresh(&l->normalizer);
-  return NULL;
-}
-
-// Environment states from rank 0 to the ranks that act on them.
-static struct error *scatter_states(struct run *r) {
-  const int me = comm_rank(r->comm);
-  const size_t doubles = (size_t)r->sizes.envs * r->layout.state_size, bytes = doubles * sizeof(double);
-  for (int s = 0; s < r->sizes.shards; ++s) {
-    const int actor = r->placement.actor_of[s];
-    const size_t at = (size_t)s * doubles; // env_state is rank 0's alone
-    if (me == 0 && actor == 0) memcpy(r->trajectory[s].state, r->env_state + at, bytes);
-    else if (me == 0) TRY(comm_send(r->comm, actor, MESSAGE_STATE, s, r->env_state + at, bytes));
-    else if (actor == me) TRY(comm_receive(r->comm, 0, MESSAGE_STATE, s, r->trajectory[s].state, bytes));
-  }
-  return comm_wait(r->comm);
-}
-
-// And back: what rank 0 needs when the first iteration of all is dropped.
+// Environment states to rank 0: what it needs when the first iteration of all is dropped.
 static struct error *gather_states(struct run *r) {
   const int me = comm_rank(r->comm);
   const size_t doubles = (size_t)r->sizes.envs * r->layout.state_size, bytes = doubles * sizeof(double);
@@ -108,6 +83,7 @@ static struct error *collect(struct run *r) {
       else error_free(e);
     }
   }
+  r->act_seconds = clock_seconds() - started;
   return failed ? failed : comm_wait(r->comm);
 }
 
@@ -244,8 +220,10 @@ static struct error *iterate(struct run *r, enum stop *stop) {
   const double learn_started = clock_seconds();
   if (r->learner != NULL) TRY(learner_update(r->learner, r->iteration, &r->learned, &update));
   line.learn_seconds = clock_seconds() - learn_started;
+  r->learn_seconds = update.value_seconds + update.policy_seconds;
   r->iteration += 1;
-  TRY(publish(r, false));
+  TRY(run_publish(r, false));
+  const double worked = clock_seconds() - started;
   const int64_t every = r->config.eval.every;
   if (every > 0 && (r->iteration % every == 0 || r->iteration == r->sizes.iterations)) TRY(evaluate(r, &line));
   int asked = run_is_dropped(r) ? DROPPED : run_signal();
@@ -260,7 +238,9 @@ static struct error *iterate(struct run *r, enum stop *stop) {
   TRY(comm_broadcast(r->comm, stop, sizeof *stop));
   struct error *e = comm_agree(r->comm, first ? record(r, &line, &update, *stop, started) : NULL);
   r->agreed = true;
-  return e;
+  if (e != NULL || *stop != STOP_NOT) return e;
+  r->agreed = false;
+  return run_balance(r, worked);
 }
 
 static void announce(const struct run *r) {
@@ -278,6 +258,8 @@ static struct error *prepare(struct run *r, struct checkpoint *c) {
   const bool first = comm_rank(r->comm) == 0;
   TRY(comm_agree(r->comm, first ? run_read_config(r, c, &found) : NULL));
   TRY(comm_agree(r->comm, share_config(r)));
+  comm_watch(r->comm, (struct interrupt){run_is_dropped, r});
+  TRY(comm_agree(r->comm, comm_set_timeout(r->comm, r->config.cluster.timeout)));
   TRY(comm_agree(r->comm, run_build(r)));
   TRY(comm_agree(r->comm, run_build_learner(r)));
   TRY(comm_agree(r->comm, first && found ? run_restore(r, c) : NULL));
@@ -285,8 +267,7 @@ static struct error *prepare(struct run *r, struct checkpoint *c) {
   TRY(comm_broadcast(r->comm, &r->iteration, sizeof r->iteration));
   if (r->iteration >= r->sizes.iterations) return NULL;
   if (found) {
-    TRY(publish(r, true));
-    TRY(scatter_states(r));
+    TRY(run_hand_out(r));
   } else {
     begin_environments(r);
     TRY(gather_states(r));
@@ -313,13 +294,13 @@ struct error *train(struct comm *comm, const struct train_options *options, enum
     stop = STOP_COMPLETE;
     if (comm_rank(comm) == 0) printf("%s is complete: nothing to do\n", options->run);
   }
-  comm_watch(comm, (struct interrupt){run_is_dropped, &r});
   while (e == NULL && stop == STOP_NOT) {
     r.agreed = false;
     e = iterate(&r, &stop);
   }
   comm_watch(comm, (struct interrupt){0});
-  *end = e == NULL ? (stop == STOP_EARLY ? TRAIN_STOPPED : TRAIN_COMPLETE) : r.agreed ? TRAIN_FAILED : TRAIN_TORN;
+  if (e != NULL) *end = r.agreed && !comm_lost(comm) ? TRAIN_FAILED : TRAIN_TORN;
+  else *end = stop == STOP_EARLY ? TRAIN_STOPPED : TRAIN_COMPLETE;
   if (*end == TRAIN_STOPPED && comm_rank(comm) == 0) {
     metrics_end_bar(&r.metrics);
     printf("stopped after iteration %" PRId64 " of %" PRId64 " with a complete checkpoint; the same command goes on\n",

@@ -1,15 +1,20 @@
 #include "common/comm.h"
 
+#include <math.h>
 #include <mpi.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
+
+#include "common/clock.h"
 
 enum { PIECE_BYTES = 1 << 30 };   // longest single MPI message; counts are ints
 enum { SPINS_BEFORE_NAP = 2000 }; // polls that only yield, about 100 µs
 enum { NAP_NANOSECONDS = 50000 };
+enum { HOST_BYTES = 64 };
 
 struct comm {
   int rank, size, node_ranks;
@@ -19,12 +24,24 @@ struct comm {
   int *peer;            // [capacity]: the other rank of each
   int pending_count, capacity;
   struct interrupt watch;
+  char (*host)[HOST_BYTES]; // [size]
   MPI_Comm notes;
   MPI_Request note_arriving, *note_leaving; // [size]
   int64_t note_in, *note_out;               // [size]
+  double timeout, looked, next_sign, next_check;
+  bool lost;
+  int lost_rank;
+  double *heard; // [size]: when each rank's last note came; only rank 0's on the others
 };
 
+static const int64_t sign_of_life = INT64_MIN; // a note that nobody else sends
+
 static struct error *mpi_error(const struct comm *comm, int status, const char *doing) {
+  if (comm->lost)
+    return error_new(EXIT_CODE_FAILED,
+                     "rank %d on %s has given no sign of life for %.3g s (cluster.timeout): the job ends; the same "
+                     "command goes on from the newest checkpoint",
+                     comm->lost_rank, comm->host[comm->lost_rank], comm->timeout);
   char text[MPI_MAX_ERROR_STRING] = "unknown fault";
   int length;
   MPI_Error_string(status, text, &length);
@@ -44,6 +61,15 @@ static struct error *find_node_ranks(struct comm *comm) {
   MPI_Comm_size(node, &comm->node_ranks);
   MPI_Comm_free(&node);
   return NULL;
+}
+
+static struct error *find_hosts(struct comm *comm) {
+  char host[HOST_BYTES] = "";
+  gethostname(host, sizeof host - 1);
+  comm->host = calloc((size_t)comm->size, sizeof *comm->host);
+  if (comm->host == NULL) return error_no_memory("communication");
+  const int status = MPI_Allgather(host, HOST_BYTES, MPI_CHAR, comm->host, HOST_BYTES, MPI_CHAR, comm->world);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "finding the hosts");
 }
 
 static struct error *init_notes(struct comm *comm) {
@@ -88,6 +114,7 @@ struct error *comm_init(struct comm **out) {
   MPI_Comm_rank(comm->world, &comm->rank);
   MPI_Comm_size(comm->world, &comm->size);
   struct error *e = find_node_ranks(comm);
+  if (e == NULL) e = find_hosts(comm);
   if (e == NULL) e = init_notes(comm);
   if (e == NULL) return NULL;
   comm_finalize(comm);
@@ -102,6 +129,8 @@ void comm_finalize(struct comm *comm) {
   free(comm->pending);
   free(comm->status);
   free(comm->peer);
+  free(comm->host);
+  free(comm->heard);
   free(comm);
 }
 
@@ -110,6 +139,7 @@ void comm_abort(struct comm *comm, int code) { MPI_Abort(comm->world, code); }
 int comm_rank(const struct comm *comm) { return comm->rank; }
 int comm_size(const struct comm *comm) { return comm->size; }
 int comm_ranks_on_node(const struct comm *comm) { return comm->node_ranks; }
+const char *comm_host(const struct comm *comm, int rank) { return comm->host[rank]; }
 
 void comm_library_version(char *text, size_t size) {
   char version[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -167,14 +197,55 @@ struct error *comm_receive(struct comm *comm, int from, enum message_kind kind, 
   return NULL;
 }
 
-// MPI_Waitall would hold a core while it waits; on a full machine that core is an actor's. Returns MPI's status.
-// statuses [count], or MPI_STATUSES_IGNORE.
+struct error *comm_set_timeout(struct comm *comm, double seconds) {
+  if (comm->size == 1 || seconds == 0) seconds = 0;
+  else if (comm->heard == NULL) comm->heard = calloc((size_t)comm->size, sizeof *comm->heard);
+  if (seconds > 0 && comm->heard == NULL) return error_no_memory("signs of life");
+  comm->timeout = seconds;
+  comm->looked = -INFINITY; // heard from all just now
+  comm->next_sign = comm->next_check = 0;
+  return NULL;
+}
+
+void comm_live(struct comm *comm) {
+  const double now = clock_seconds();
+  const int first = comm->rank == 0 ? 1 : 0, end = comm->rank == 0 ? comm->size : 1;
+  if (comm->timeout == 0) return;
+  if (now - comm->looked > comm->timeout / 4) // this rank was away, and cannot tell who else was
+    for (int i = 0; i < comm->size; ++i) comm->heard[i] = now;
+  comm->looked = now;
+  if (now < comm->next_sign) return;
+  comm->next_sign = now + comm->timeout / 8;
+  for (int to = first; to < end; ++to) error_free(comm_note_send(comm, to, sign_of_life));
+}
+
+// Whether a rank is lost. The lower rank speaks first, as one line is enough.
+static bool misses_signs(struct comm *comm) {
+  const double now = clock_seconds();
+  const int first = comm->rank == 0 ? 1 : 0, end = comm->rank == 0 ? comm->size : 1;
+  if (comm->timeout == 0 || now < comm->next_check || now - comm->looked > comm->timeout / 4) return false;
+  comm->next_check = now + comm->timeout / 16;
+  const double patience = comm->timeout + (comm->rank == 0 ? 0 : 0.5 * (comm->rank - 1));
+  for (int i = first; i < end; ++i) {
+    if (now - comm->heard[i] <= patience) continue;
+    comm->lost = true;
+    comm->lost_rank = i;
+    return true;
+  }
+  return false;
+}
+
+bool comm_lost(const struct comm *comm) { return comm->lost; }
+
+// MPI_Waitall would hold a core while it waits; on a full machine that core is an actor's. Returns MPI's status, or that a
+// rank is lost, which mpi_error says. statuses [count], or MPI_STATUSES_IGNORE.
 static int poll_until_done(struct comm *comm, int count, MPI_Request *requests, MPI_Status *statuses) {
   for (int polls = 0;; ++polls) {
     int done;
     const int status = MPI_Testall(count, requests, &done, statuses);
     if (status != MPI_SUCCESS || done) return status;
     interrupted(&comm->watch);
+    if (misses_signs(comm)) return MPI_ERR_OTHER;
     if (polls < SPINS_BEFORE_NAP) sched_yield();
     else nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL);
   }
@@ -192,9 +263,13 @@ struct error *comm_note_send(struct comm *comm, int to, int64_t note) {
 
 bool comm_note_receive(struct comm *comm, int64_t *note) {
   int done = 0;
-  if (comm->size == 1 || MPI_Test(&comm->note_arriving, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done) return false;
-  *note = comm->note_in;
-  MPI_Irecv(&comm->note_in, 1, MPI_INT64_T, MPI_ANY_SOURCE, 0, comm->notes, &comm->note_arriving);
+  MPI_Status status;
+  do {
+    if (comm->size == 1 || MPI_Test(&comm->note_arriving, &done, &status) != MPI_SUCCESS || !done) return false;
+    *note = comm->note_in;
+    MPI_Irecv(&comm->note_in, 1, MPI_INT64_T, MPI_ANY_SOURCE, 0, comm->notes, &comm->note_arriving);
+    if (comm->timeout > 0) comm->heard[status.MPI_SOURCE] = clock_seconds();
+  } while (*note == sign_of_life);
   return true;
 }
 
@@ -240,19 +315,34 @@ struct error *comm_max(struct comm *comm, int *value) {
   return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "asking all ranks");
 }
 
+struct error *comm_gather(struct comm *comm, const void *mine, size_t bytes, void *all) {
+  MPI_Request request;
+  int status = MPI_Igather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, comm->world, &request);
+  if (status == MPI_SUCCESS) status = poll_until_done(comm, 1, &request, MPI_STATUSES_IGNORE);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "asking all ranks");
+}
+
+// Collective: the bytes of rank `root` to all.
+static struct error *spread(struct comm *comm, int root, void *data, int bytes) {
+  MPI_Request request;
+  int status = MPI_Ibcast(data, bytes, MPI_BYTE, root, comm->world, &request);
+  if (status == MPI_SUCCESS) status = poll_until_done(comm, 1, &request, MPI_STATUSES_IGNORE);
+  return status == MPI_SUCCESS ? NULL : mpi_error(comm, status, "agreeing on an error");
+}
+
 struct error *comm_agree(struct comm *comm, struct error *mine) {
   if (comm->size == 1) return mine;
-  char text[1024] = "";
-  int verdict[2] = {mine ? comm->rank : comm->size, 0}, first;
-  int status = MPI_Allreduce(&verdict[0], &first, 1, MPI_INT, MPI_MIN, comm->world);
-  if (status == MPI_SUCCESS && first == comm->size) return mine; // null: nobody has one
-  verdict[1] = mine ? mine->code : 0;
-  snprintf(text, sizeof text, "%s", mine ? mine->text : "");
+  struct {
+    int code;
+    char text[1024];
+  } word = {.code = mine ? mine->code : 0};
+  int first = mine ? comm->size - comm->rank : 0; // the lowest rank with an error has the largest
+  struct error *e = comm_max(comm, &first);
+  if (e == NULL && first == 0) return NULL;
+  snprintf(word.text, sizeof word.text, "%s", mine ? mine->text : "");
   error_free(mine);
-  if (status == MPI_SUCCESS) status = MPI_Bcast(&verdict[1], 1, MPI_INT, first, comm->world);
-  if (status == MPI_SUCCESS) status = MPI_Bcast(text, sizeof text, MPI_CHAR, first, comm->world);
-  if (status != MPI_SUCCESS) return mpi_error(comm, status, "agreeing on an error");
-  return error_new(verdict[1], "%s", text);
+  if (e == NULL) e = spread(comm, comm->size - first, &word, sizeof word);
+  return e ? e : error_new(word.code, "%s", word.text);
 }
 
 void combine_floats(size_t bytes, void *into, const void *from) {
@@ -313,7 +403,7 @@ struct error *tree_init(struct tree **out, struct comm *comm, const struct place
   struct error *e =
       t->source && t->pair && (t->arrivals == 0 || t->arrival) ? NULL : error_no_memory("the reduction tree");
   if (comm->size > 1) { // collective, so every rank takes part whatever happened above
-    const int colour = comm->rank < placement->learners ? 0 : MPI_UNDEFINED;
+    const int colour = placement_is_learner(placement, comm->rank) ? 0 : MPI_UNDEFINED;
     const int status = MPI_Comm_split(comm->world, colour, comm->rank, &t->learners);
     if (status != MPI_SUCCESS && e == NULL) e = mpi_error(comm, status, "grouping the learners");
     if (t->learners != MPI_COMM_NULL) MPI_Comm_set_errhandler(t->learners, MPI_ERRORS_RETURN);

@@ -22,6 +22,7 @@ void comm_abort(struct comm *comm, int code);
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 int comm_ranks_on_node(const struct comm *comm);
+const char *comm_host(const struct comm *comm, int rank);
 void comm_library_version(char *text, size_t size);
 
 // Collective: every rank gives its error or null, all get the error of the lowest rank that has one (or null).
@@ -45,6 +46,18 @@ struct error *comm_broadcast(struct comm *comm, void *data, size_t bytes) MUST_U
 
 // Collective: the largest of all ranks' values, on every rank.
 struct error *comm_max(struct comm *comm, int *value) MUST_USE;
+
+// Collective: `bytes` bytes of every rank, in the order of ranks, into rank 0's `all` [size, bytes].
+struct error *comm_gather(struct comm *comm, const void *mine, size_t bytes, void *all) MUST_USE;
+
+// From here on waiting fails where a rank that matters gives no sign of life for `seconds`: any rank matters to rank 0, rank 0
+// to all others. 0: it never does. This rank's own absence (a suspended job) is not held against the others.
+struct error *comm_set_timeout(struct comm *comm, double seconds) MUST_USE;
+// Whether waiting has failed for that reason: the other ranks know nothing of it.
+bool comm_lost(const struct comm *comm);
+// Gives the others a sign of life, where one is due. Long work calls it now and then, one thread at a time; waiting does so
+// only by what comm_watch is given.
+void comm_live(struct comm *comm);
 
 // Waiting calls this at every poll (its answer does not matter to them), so that notes are read while a rank waits.
 void comm_watch(struct comm *comm, struct interrupt watch);

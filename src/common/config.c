@@ -44,7 +44,8 @@ static const char *const supervisions[] = {
 static const char *const flow_times[] = {
   [FLOW_TIME_GRID] = "grid", [FLOW_TIME_UNIFORM] = "uniform", [FLOW_TIME_LOGNORMAL] = "lognormal", NULL};
 static const char *const pipelines[] = {[PIPELINE_SYNC] = "sync", NULL};
-static const char *const word_all[] = {"all", NULL};
+static const char *const rebalances[] = {[REBALANCE_OFF] = "off", [REBALANCE_ON] = "on", NULL};
+static const char *const word_learners[] = {"all", "auto", NULL};
 static const char *const word_auto[] = {"auto", NULL};
 static const char *const denoisings[] = {"all", "last_half", NULL};
 
@@ -137,10 +138,14 @@ static const struct setting settings[] = {
   SETTING(INTEGER, optimizer.epochs, "16", "[1, 10000]", "passes over the data of an iteration"),
   SETTING(INTEGER, optimizer.minibatches, "32", "[1, 1048576]", "Adam steps of an epoch"),
 
-  SETTING(INTEGER, cluster.learners, "1", "[1, 65536]", "ranks that learn, while the others act; all: all do both",
-          RUN_ONLY, .words = word_all, .word_value = LEARNERS_ALL),
+  SETTING(INTEGER, cluster.learners, "1", "[1, 65536]", "ranks that learn, while the others act; all: all do both; auto: what the first iterations say is fastest",
+          RUN_ONLY, .words = word_learners, .word_value = LEARNERS_ALL),
   SETTING(INTEGER, cluster.threads, "auto", "[1, 4096]", "threads of a rank; auto: the cores it may use",
           RUN_ONLY, .words = word_auto, .word_value = THREADS_AUTO),
+  SETTING(CHOICE, cluster.rebalance, "off", "", "on: shards move from ranks that stay slow to others", RUN_ONLY,
+          .words = rebalances),
+  SETTING(REAL, cluster.timeout, "600", "[0, 1e6]",
+          "seconds without a sign of life after which a rank counts as lost and the job ends; 0: never", RUN_ONLY),
   SETTING(CHOICE, cluster.pipeline, "sync", "", "how collecting and learning alternate", .words = pipelines),
 
   SETTING(INTEGER, checkpoint.every, "10", "[1, 1000000000]", "iterations between checkpoints", RUN_ONLY),

@@ -20,7 +20,15 @@ enum schedule_kind { SCHEDULE_CONSTANT, SCHEDULE_LINEAR };
 enum supervision_kind { SUPERVISION_EPS, SUPERVISION_VELOCITY, SUPERVISION_DATA };
 enum flow_time_kind { FLOW_TIME_GRID, FLOW_TIME_UNIFORM, FLOW_TIME_LOGNORMAL };
 enum pipeline_kind { PIPELINE_SYNC };
-enum { LEARNERS_ALL = -1, THREADS_AUTO = 0, NOISE_AUTO = -1, DENOISING_ALL = -1, DENOISING_LAST_HALF = -2 };
+enum rebalance_kind { REBALANCE_OFF, REBALANCE_ON };
+enum {
+  LEARNERS_ALL = -1,
+  LEARNERS_AUTO = -2,
+  THREADS_AUTO = 0,
+  NOISE_AUTO = -1,
+  DENOISING_ALL = -1,
+  DENOISING_LAST_HALF = -2
+};
 
 // Hidden widths of a network, first to last.
 struct config_layers {
@@ -72,8 +80,10 @@ struct config {
     int64_t epochs, minibatches;
   } optimizer;
   struct {
-    int64_t learners; // or LEARNERS_ALL
+    int64_t learners; // or LEARNERS_ALL, LEARNERS_AUTO
     int64_t threads;  // or THREADS_AUTO
+    enum rebalance_kind rebalance;
+    double timeout; // seconds; 0: never
     enum pipeline_kind pipeline;
   } cluster;
   struct {

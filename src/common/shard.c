@@ -29,20 +29,33 @@ static struct error *check_counts(const struct placement *p, bool together) {
   return NULL;
 }
 
-struct error *placement_init(struct placement *p, const struct config *config, int ranks) {
-  const bool together = config->cluster.learners == LEARNERS_ALL || config->cluster.learners >= ranks;
-  *p = (struct placement){.shards = (int)config->rollout.shards, .ranks = ranks};
-  p->learners = together ? ranks : (int)config->cluster.learners;
-  TRY(check_counts(p, together));
-  p->actor_of = malloc(2 * (size_t)p->shards * sizeof *p->actor_of);
+struct error *placement_alloc(struct placement *p, int shards, int ranks) {
+  *p = (struct placement){.shards = shards, .ranks = ranks};
+  p->actor_of = malloc(2 * (size_t)shards * sizeof *p->actor_of);
   if (p->actor_of == NULL) return error_no_memory("the placement of shards");
-  p->learner_of = p->actor_of + p->shards;
-  const int first_actor = together ? 0 : p->learners, actors = ranks - first_actor;
-  for (int s = 0; s < p->shards; ++s) {
-    p->learner_of[s] = (int)((int64_t)s * p->learners / p->shards);
-    p->actor_of[s] = first_actor + (int)((int64_t)s * actors / p->shards);
+  p->learner_of = p->actor_of + shards;
+  return NULL;
+}
+
+struct error *placement_even(struct placement *p, int shards, int learners, int ranks) {
+  const bool together = learners == LEARNERS_ALL || learners >= ranks;
+  *p = (struct placement){.shards = shards, .ranks = ranks, .learners = together ? ranks : learners};
+  TRY(check_counts(p, together));
+  const int first_actor = together ? 0 : learners, actors = ranks - first_actor, learning = p->learners;
+  TRY(placement_alloc(p, shards, ranks));
+  p->learners = learning;
+  for (int s = 0; s < shards; ++s) {
+    p->learner_of[s] = (int)((int64_t)s * learning / shards);
+    p->actor_of[s] = first_actor + (int)((int64_t)s * actors / shards);
   }
   return NULL;
+}
+
+struct error *placement_init(struct placement *p, const struct config *config, int ranks) {
+  const int shards = (int)config->rollout.shards;
+  int64_t learners = config->cluster.learners;
+  if (learners == LEARNERS_AUTO) learners = ranks <= shards ? LEARNERS_ALL : ranks - shards;
+  return placement_even(p, shards, learners > ranks ? ranks : (int)learners, ranks);
 }
 
 void placement_free(struct placement *p) {
@@ -50,11 +63,11 @@ void placement_free(struct placement *p) {
   *p = (struct placement){0};
 }
 
-static bool holds(const int *rank_of, int shards, int rank) {
-  for (int s = 0; s < shards; ++s)
-    if (rank_of[s] == rank) return true;
-  return false;
+int placement_count(const struct placement *p, const int *rank_of, int rank) {
+  int count = 0;
+  for (int s = 0; s < p->shards; ++s) count += rank_of[s] == rank;
+  return count;
 }
 
-bool placement_is_learner(const struct placement *p, int rank) { return holds(p->learner_of, p->shards, rank); }
-bool placement_is_actor(const struct placement *p, int rank) { return holds(p->actor_of, p->shards, rank); }
+bool placement_is_learner(const struct placement *p, int rank) { return placement_count(p, p->learner_of, rank) > 0; }
+bool placement_is_actor(const struct placement *p, int rank) { return placement_count(p, p->actor_of, rank) > 0; }

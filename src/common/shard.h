@@ -29,16 +29,24 @@ static inline uint32_t shard_first_env(const struct shard_sizes *s, int shard) {
 }
 
 struct placement {
-  int shards, ranks, learners; // ranks 0..learners-1 learn
-  int *actor_of, *learner_of;  // [shards] rank
+  int shards, ranks;
+  int learners;               // ranks that learn; rank 0 is one, and learns shard 0
+  int *actor_of, *learner_of; // [shards] rank
 };
 
 // Default: rank 0 learns, the others act. `cluster.learners: K`: the first K learn, the others act. `all`, or as many
-// learners as ranks: every rank acts and learns its own shards. Neighbouring shards lie together.
+// learners as ranks: every rank acts and learns its own shards. `auto`: to begin with, all, or as few learners as leave every
+// actor a shard. Neighbouring shards lie together.
 // Errors: more actors or learners than shards.
 struct error *placement_init(struct placement *p, const struct config *config, int ranks) MUST_USE;
+// The same without a config. learners: K or LEARNERS_ALL.
+struct error *placement_even(struct placement *p, int shards, int learners, int ranks) MUST_USE;
+// Without content.
+struct error *placement_alloc(struct placement *p, int shards, int ranks) MUST_USE;
 void placement_free(struct placement *p);
 
+// Shards of a rank; rank_of: actor_of or learner_of.
+int placement_count(const struct placement *p, const int *rank_of, int rank);
 bool placement_is_learner(const struct placement *p, int rank);
 bool placement_is_actor(const struct placement *p, int rank);
 

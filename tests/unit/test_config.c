@@ -110,6 +110,8 @@ static void defaults_are_the_papers(void **state) {
   assert_int_equal(c.cluster.learners, 1);
   assert_int_equal(c.cluster.threads, THREADS_AUTO);
   assert_int_equal(c.cluster.pipeline, PIPELINE_SYNC);
+  assert_int_equal(c.cluster.rebalance, REBALANCE_OFF);
+  assert_true(c.cluster.timeout == 600);
   assert_int_equal(c.eval.episodes, 128);
   assert_int_equal(c.eval.flow_steps, 0);
   assert_int_equal(c.total_env_steps, 60000000);
@@ -126,7 +128,7 @@ static void values_reach_their_fields(void **state) {
                      "policy:\n  hidden: [7]\n  sampler: rk4\n  output_scale: 1e-3\n"
                      "value:\n  hidden:\n    - 8\n    - 9\n"
                      "objective:\n  bootstrap_truncated: true\n  clip: .5\n"
-                     "cluster: {learners: all, threads: 3}\n",
+                     "cluster: {learners: all, threads: 3, rebalance: on, timeout: 30}\n",
                      &c));
   assert_true(c.seed == INT64_MAX);
   assert_string_equal(c.task.name, "HumanoidRun");
@@ -141,7 +143,11 @@ static void values_reach_their_fields(void **state) {
   assert_true(c.objective.clip == 0.5);
   assert_int_equal(c.cluster.learners, LEARNERS_ALL);
   assert_int_equal(c.cluster.threads, 3);
+  assert_int_equal(c.cluster.rebalance, REBALANCE_ON);
+  assert_true(c.cluster.timeout == 30);
   assert_int_equal(c.rollout.envs, 2048); // untouched
+  must_succeed(parse("cluster: {learners: auto}\n", &c));
+  assert_int_equal(c.cluster.learners, LEARNERS_AUTO);
   must_succeed(parse("{}", &c));
   must_succeed(parse("\xef\xbb\xbf---\r\nseed: 5\r\n...\r\n", &c)); // an editor's byte order mark, and its line ends
   assert_int_equal(c.seed, 5);
@@ -224,7 +230,11 @@ static const struct bad bad_texts[] = {
     {"seed: {a: 5}\n", "f.yaml:1:7: key 'seed' is a mapping; allowed: an integer"},
     {"rollout: {envs: {a: {b: {c: {}}}}}\n", "key 'rollout.envs' is a mapping"},
     {"rollout: {envs: 0}\n", "f.yaml:1:17: key 'rollout.envs' is '0'; allowed: an integer in [1, 1048576]"},
-    {"cluster: {learners: some}\n", "key 'cluster.learners' is 'some'; allowed: an integer in [1, 65536], or all"},
+    {"cluster: {learners: some}\n",
+     "key 'cluster.learners' is 'some'; allowed: an integer in [1, 65536], or all or auto"},
+    {"cluster: {learners: -2}\n", "key 'cluster.learners' is '-2'; allowed: an integer in [1, 65536], or all or auto"},
+    {"cluster: {rebalance: true}\n", "key 'cluster.rebalance' is 'true'; allowed: off or on"},
+    {"cluster: {timeout: -1}\n", "key 'cluster.timeout' is '-1'; allowed: a finite number in [0, 1e6]"},
     {"cluster: {learners: -1}\n", "key 'cluster.learners' is '-1'; allowed: an integer in [1, 65536], or all"},
     {"cluster: {threads: all}\n", "key 'cluster.threads' is 'all'; allowed: an integer in [1, 4096], or auto"},
     {"eval: {episodes: 0}\n", "key 'eval.episodes' is '0'; allowed: an integer in [1, "},
@@ -692,6 +702,7 @@ static void first_difference_names_the_key(void **state) {
   assert_string_equal(config_first_difference(&a, &b, false), "log.interval");
   assert_null(config_first_difference(&a, &b, true));
   b.total_env_steps++, b.cluster.learners = LEARNERS_ALL, b.cluster.threads = 3, b.checkpoint.every++;
+  b.cluster.rebalance = REBALANCE_ON, b.cluster.timeout = 0;
   b.checkpoint.keep++, b.eval.every++, b.eval.episodes++, b.eval.flow_steps++, b.eval.seed++;
   b.eval.sampler = SAMPLER_HEUN;
   assert_null(config_first_difference(&a, &b, true));
