@@ -65,7 +65,7 @@ static void end_process(const char *text) {
   _exit(EXIT_CODE_FAILED);
 }
 
-static struct error *check_mujoco(void) {
+struct error *task_check_mujoco(void) {
   if (mj_version() != mjVERSION_HEADER)
     return error_new(EXIT_CODE_FAILED, "MuJoCo library %s does not fit the headers of version %d it was built with",
                      mj_versionString(), mjVERSION_HEADER);
@@ -93,7 +93,7 @@ static struct error *model_path(const struct task_kind *kind, const char *assets
 
 static struct error *load_model(struct task *task, const char *assets) {
   char path[4096], reason[512] = "";
-  TRY(check_mujoco());
+  TRY(task_check_mujoco());
   TRY(model_path(task->kind, assets, sizeof path, path));
   mjSpec *spec = mj_parseXML(path, NULL, reason, sizeof reason);
   struct error *e = NULL;

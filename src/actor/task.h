@@ -92,6 +92,10 @@ void task_step(const struct task *task, struct task_worker *w, const float *acti
 void task_load(const struct task *task, struct task_worker *w, const double *state);
 void task_save(const struct task *task, const struct task_worker *w, double *state);
 
+// Before the first use of MuJoCo in a process: the library must be the headers' and one that computes rightly; warnings
+// come back as NaN states.
+struct error *task_check_mujoco(void) MUST_USE;
+
 // The error of an object that a model does not have.
 struct error *task_lacks(const struct task_kind *kind, mjtObj type, const char *name) MUST_USE;
 
