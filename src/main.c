@@ -424,19 +424,32 @@ static struct error *run_config(const struct arguments *a, struct job *job) {
   return NULL;
 }
 
+// A count that a task of a body of the user's only has when it is opened is 0 here.
+static const char *count_text(int count, const char *otherwise, char text[32]) {
+  if (count == 0) return otherwise;
+  snprintf(text, 32, "%d", count);
+  return text;
+}
+
 static void describe_task(const struct task_kind *k) {
-  printf("%s: %s\nsource       %s\nmodel        %s\nobservation  %d numbers: %s\naction       %d numbers in [-1,1]\n"
-         "reward       %s\ntermination  %s\nepisode      %d control steps",
-         k->name, k->summary, k->source, k->model ? k->model : "none", k->obs_dim, k->observation, k->action_dim,
-         k->reward_text, k->termination, k->episode_length);
-  if (k->model != NULL) printf(" of %g s (physics step %g s)", k->control_dt, k->physics_dt);
+  char obs[32], act[32], length[32];
+  printf("%s: %s\nsource       %s\nmodel        %s\nobservation  %s numbers: %s\naction       %s numbers in [-1,1]\n"
+         "reward       %s\ntermination  %s\nepisode      %s control steps",
+         k->name, k->summary, k->source,
+         k->model  ? k->model
+         : k->open ? "the motion library's"
+                   : "none",
+         count_text(k->obs_dim, "39 J - 2", obs), k->observation, count_text(k->action_dim, "as many as servos:", act),
+         k->reward_text, k->termination, count_text(k->episode_length, "at most the longest clip's", length));
+  if (k->physics_dt > 0) printf(" of %.4g s (physics step %.4g s)", k->control_dt, k->physics_dt);
   putchar('\n');
 }
 
 static void list_task(const struct task_kind *k) {
-  char seconds[32] = "-";
-  if (k->model != NULL) snprintf(seconds, sizeof seconds, "%g", k->control_dt);
-  printf("%-24s %5d %7d %9s  %s\n", k->name, k->obs_dim, k->action_dim, seconds, k->source);
+  char seconds[32] = "-", obs[32], act[32];
+  if (k->control_dt > 0) snprintf(seconds, sizeof seconds, "%.4g", k->control_dt);
+  printf("%-24s %5s %7s %9s  %s\n", k->name, count_text(k->obs_dim, "-", obs), count_text(k->action_dim, "-", act),
+         seconds, k->source);
 }
 
 static struct error *run_tasks(const struct arguments *a, struct job *job) {
@@ -452,7 +465,7 @@ static struct error *run_tasks(const struct arguments *a, struct job *job) {
   }
   if (a->operand_count == 0) return NULL;
   struct task *task;
-  struct error *e = task_open(a->operands[0], 0, NULL, &task); // for its word on unknown names
+  struct error *e = task_open(a->operands[0], NULL, NULL, &task); // for its word on unknown names
   task_close(task);
   return e;
 }

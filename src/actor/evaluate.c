@@ -60,10 +60,9 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
     for (int i = 0; i < count; ++i) {
       if (ended[i]) continue;
       float *action = w->action + (size_t)i * act, reward;
-      bool broken;
       policy_squash(act, action, action);
-      task_step(v->task, &w->task, action, w->state + (size_t)i * size, w->obs + (size_t)i * obs, &reward, &ended[i],
-                &broken);
+      ended[i] =
+          task_step(v->task, &w->task, action, w->state + (size_t)i * size, w->obs + (size_t)i * obs, &reward) != 0;
       results[i].episode_return += (double)reward;
       results[i].length += 1;
       watch(v, first + i, w->state + (size_t)i * size, reward);
