@@ -474,7 +474,8 @@ static struct error *run_tasks(const struct arguments *a, struct job *job) {
 
 static struct error *run_motion_import(const struct arguments *a) {
   struct motion_import_options o = a->motion;
-  if (a->render.output == NULL || *a->render.output == '\0') return usage("motion %s needs -o FILE, the library to write", "import");
+  if (a->render.output == NULL || *a->render.output == '\0')
+    return usage("motion %s needs -o FILE, the library to write", "import");
   o.out = a->render.output;
   o.source_count = a->operand_count - 1;
   o.sources = a->operands + 1;

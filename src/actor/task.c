@@ -250,13 +250,30 @@ static void observe(const struct task *task, const struct task_worker *w, float 
   for (int i = 0; i < task->obs_dim; ++i) obs[i] = (float)w->buffer[i];
 }
 
-void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs) {
-  if (task->model != NULL) mj_resetData(task->model, w->data);
-  if (task->kind->reset != NULL) task->kind->reset(task, w, draws);
+// From the task's own reset on.
+static void finish_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state,
+                         float *obs) {
   if (task->model != NULL) mj_forward(task->model, w->data);
   if (task->kind->settle != NULL) task->kind->settle(task, w, draws);
   observe(task, w, obs);
   task_save(task, w, state);
+}
+
+void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs) {
+  if (task->model != NULL) mj_resetData(task->model, w->data);
+  if (task->kind->reset != NULL) task->kind->reset(task, w, draws);
+  finish_reset(task, w, draws, state, obs);
+}
+
+void task_reset_evaluation(const struct task *task, struct task_worker *w, int64_t episode, struct rng_stream draws,
+                           double *state, float *obs) {
+  if (task->kind->reset_evaluation == NULL) {
+    task_reset(task, w, draws, state, obs);
+    return;
+  }
+  if (task->model != NULL) mj_resetData(task->model, w->data);
+  task->kind->reset_evaluation(task, w, episode, draws);
+  finish_reset(task, w, draws, state, obs);
 }
 
 // Not a number, or so large that observations would soon be none: beyond the bound of MuJoCo's own check.

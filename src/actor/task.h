@@ -50,6 +50,8 @@ struct task_kind {
   void (*prepare)(struct task *task);                                // adjusts the compiled model; may be null
   void (*reset)(const struct task *task, struct task_worker *w,
                 struct rng_stream draws); // before mj_forward; may be null
+  void (*reset_evaluation)(const struct task *task, struct task_worker *w, int64_t episode,
+                           struct rng_stream draws); // an evaluation's own reset; null: reset
   void (*settle)(const struct task *task, struct task_worker *w, struct rng_stream draws); // after it; may be null
   void (*advance)(const struct task *task, struct task_worker *w, const double *action);   // null: mj_step, `substeps`
   void (*observe)(const struct task *task, const struct task_worker *w, double *obs);
@@ -92,6 +94,10 @@ void task_worker_free(struct task_worker *w);
 
 // Starts an episode: state [state_size] and obs [O] out.
 void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs);
+
+// The same for episode `episode` of an evaluation.
+void task_reset_evaluation(const struct task *task, struct task_worker *w, int64_t episode, struct rng_stream draws,
+                           double *state, float *obs);
 
 // How a control step ended, as bits.
 enum task_end {

@@ -187,7 +187,7 @@ static void servos_alone_follow_for_a_while(void **unused) {
   for (int c = 0; c < l->count; ++c) {
     float reward;
     unsigned end = 0;
-    humanoid_track_start(o.task, &o.w, c, o.state, o.obs);
+    task_reset_evaluation(o.task, &o.w, c, rng_stream(1, RNG_RESET, 0, 0), o.state, o.obs);
     while (end == 0) end = task_step(o.task, &o.w, o.action, o.state, o.obs, &reward);
     const struct humanoid_track_progress p = humanoid_track_progress(o.task, o.state);
     assert_false(end & TASK_BROKEN);
@@ -242,7 +242,7 @@ static void what_is_far_has_failed(void **unused) {
     for (int evaluating = 0; evaluating < 2; ++evaluating) {
       float reward;
       unsigned end = 0;
-      if (evaluating) humanoid_track_start(o.task, &o.w, 0, o.state, o.obs);
+      if (evaluating) task_reset_evaluation(o.task, &o.w, 0, rng_stream(2, RNG_RESET, 0, 0), o.state, o.obs);
       else {
         uint32_t episode = 0;
         do task_reset(o.task, &o.w, rng_stream(2, RNG_RESET, 0, episode++), o.state, o.obs);

@@ -222,6 +222,11 @@ static void reset(const struct task *task, struct task_worker *w, struct rng_str
   begin(task, w, clip, rng_uniform_at(draws, 1) * last, false);
 }
 
+static void reset_evaluation(const struct task *task, struct task_worker *w, int64_t episode, struct rng_stream draws) {
+  (void)draws;
+  begin(task, w, (int)(episode % track_of(task)->library.count), 0, true);
+}
+
 static void settle(const struct task *task, struct task_worker *w, struct rng_stream draws) {
   (void)draws;
   struct scratch s = scratch_of(task, w);
@@ -242,7 +247,19 @@ static void servo_angles(const mjModel *m, const double *qpos, double *angle) {
   }
 }
 
-// Targets: the middle is the default pose or the reference a step ahead; at full reach an action of 1 is as far from it
+// What a servo must aim at to hold both the angle and the speed of the reference: its torque is kp (target - angle) - kd
+// speed, so that aiming at the angle alone would lag by kd / kp, a tenth of a second.
+static void lead(const mjModel *m, const double *qvel, double *angle) {
+  for (int i = 0; i < m->nu; ++i) {
+    const int joint = m->actuator_trnid[2 * (ptrdiff_t)i], dof = m->jnt_dofadr[joint];
+    const double kp = m->actuator_gainprm[mjNGAIN * (ptrdiff_t)i];
+    const double kd = m->dof_damping[dof] - m->actuator_biasprm[mjNBIAS * (ptrdiff_t)i + 2];
+    const bool ball = m->jnt_type[joint] == mjJNT_BALL;
+    angle[i] += kd / kp * (ball ? mju_dot3(qvel + dof, m->actuator_gear + 6 * (ptrdiff_t)i) : qvel[dof]);
+  }
+}
+
+// Targets: the middle is the default pose, or what holds the reference a step ahead; at full reach an action of 1 is as far from it
 // as the axis's farther limit is from zero. MuJoCo clamps them to the range.
 static void set_targets(const struct task *task, struct task_worker *w, const struct scratch *s, const double *action) {
   const mjModel *m = task->model;
@@ -250,6 +267,7 @@ static void set_targets(const struct task *task, struct task_worker *w, const st
   if (track_of(task)->residual) {
     motion_sample_state(m, clip_of(task, w), seconds_of(w->extra) + 1.0 / CONTROL_RATE, s->qpos, s->qvel);
     servo_angles(m, s->qpos, ctrl);
+    lead(m, s->qvel, ctrl);
   } else {
     servo_angles(m, m->qpos0, ctrl);
   }
@@ -307,11 +325,20 @@ static bool terminated(const struct task *task, const struct task_worker *w) {
   return w->extra[FAILED] != 0;
 }
 
-// The clip has not a whole step left.
-static bool complete(const struct task *task, const struct task_worker *w) {
-  const double rounding = 0.1; // of a step: a clip at 30.001 frames a second has as many steps as frames
-  return seconds_of(w->extra) + (1 - rounding) / CONTROL_RATE > motion_duration(clip_of(task, w));
+static const double ROUNDING = 0.1; // of a step: a clip at 30.001 frames a second has as many steps as frames
+
+int humanoid_track_steps(const struct motion_clip *clip) {
+  const int steps = (int)floor(motion_duration(clip) * CONTROL_RATE + ROUNDING);
+  return steps > 1 ? steps : 1;
 }
+
+// The clip has not a whole step left.
+static bool is_complete(const struct task *task, const double *extra) {
+  const double duration = motion_duration(&track_of(task)->library.clip[(int)extra[CLIP]]);
+  return seconds_of(extra) + (1 - ROUNDING) / CONTROL_RATE > duration;
+}
+
+static bool complete(const struct task *task, const struct task_worker *w) { return is_complete(task, w->extra); }
 
 // --- Opening ---
 
@@ -365,9 +392,10 @@ static struct error *read_library(struct track *t, const struct config *c) {
 }
 
 static int longest_steps(const struct motion_library *l) {
-  double seconds = 0;
-  for (int i = 0; i < l->count; ++i) seconds = fmax(seconds, motion_duration(&l->clip[i]));
-  return (int)ceil(seconds * CONTROL_RATE) + 1;
+  int most = 0;
+  for (int i = 0; i < l->count; ++i)
+    most = most > humanoid_track_steps(&l->clip[i]) ? most : humanoid_track_steps(&l->clip[i]);
+  return most + 1; // an episode from between two frames may need one more
 }
 
 static struct error *open_track(struct task *task, const struct config *c) {
@@ -410,25 +438,13 @@ const struct motion_library *humanoid_track_library(const struct task *task) {
   return task->kind->reset == reset ? &track_of(task)->library : NULL;
 }
 
-void humanoid_track_start(const struct task *task, struct task_worker *w, int clip, double *state, float *obs) {
-  struct scratch s = scratch_of(task, w);
-  mj_resetData(task->model, w->data);
-  begin(task, w, clip, 0, true);
-  mj_forward(task->model, w->data);
-  place_self(task, w, &s);
-  place_reference(task, w, &s);
-  observe(task, w, w->buffer);
-  for (int i = 0; i < task->obs_dim; ++i) obs[i] = (float)w->buffer[i];
-  task_save(task, w, state);
-}
-
 struct humanoid_track_progress humanoid_track_progress(const struct task *task, const double *state) {
-  (void)task;
   return (struct humanoid_track_progress){.clip = (int)state[CLIP],
                                           .seconds = seconds_of(state),
                                           .steps = (int)state[STEPS],
                                           .error = state[STEPS] > 0 ? state[ERROR_SUM] / state[STEPS] : 0,
-                                          .failed = state[FAILED] != 0};
+                                          .failed = state[FAILED] != 0,
+                                          .complete = state[FAILED] == 0 && is_complete(task, state)};
 }
 
 static const struct task_kind KINDS[] = {
@@ -450,6 +466,7 @@ static const struct task_kind KINDS[] = {
      .open = open_track,
      .close = close_track,
      .reset = reset,
+     .reset_evaluation = reset_evaluation,
      .settle = settle,
      .advance = advance,
      .observe = observe,

@@ -28,17 +28,16 @@ double humanoid_track_similarity(int bodies, const struct motion_pose *self, con
 // The task's library, or null for any other task.
 const struct motion_library *humanoid_track_library(const struct task *task);
 
-// Starts an evaluation's episode: clip `clip` of the library from its first frame, ended only by a mean distance above
-// 0.5 m or the clip's end. state [state_size] and obs [O] out, as task_reset.
-void humanoid_track_start(const struct task *task, struct task_worker *w, int clip, double *state, float *obs);
+// Control steps from a clip's first frame to its end.
+int humanoid_track_steps(const struct motion_clip *clip);
 
-// What a saved environment is doing.
+// What a saved environment is doing. Episode e of an evaluation is of clip e modulo their number, from its first frame.
 struct humanoid_track_progress {
   int clip;
   double seconds; // of the clip
   int steps;      // control steps since the episode's start
   double error;   // m, mean distance of the bodies from the reference, mean over the steps
-  bool failed;
+  bool failed, complete;
 };
 struct humanoid_track_progress humanoid_track_progress(const struct task *task, const double *state);
 
