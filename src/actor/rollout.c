@@ -150,6 +150,8 @@ void rollout_collect(const struct rollout *r, struct rollout_worker *w, int shar
   const int steps = r->sizes.steps, envs = r->sizes.envs;
   const uint32_t first_env = shard_first_env(&r->sizes, shard);
   const uint32_t first_step = (uint32_t)(iteration * steps);
+  if (r->task->kind->pool != NULL)
+    r->task->kind->pool(r->task, &w->task, env_task(r, out->state), r->layout.state_size, envs);
   memset(w->truncations, 0, (size_t)envs * sizeof *w->truncations);
   *out->report = (struct shard_report){0};
   for (int e = 0; e < envs; ++e) {

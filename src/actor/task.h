@@ -48,8 +48,11 @@ struct task_kind {
   const struct task_object *objects; // looked up in the model into task->id; ended by a null name; null: none
   struct error *(*edit)(const struct task_kind *kind, mjSpec *spec); // before compiling; may be null
   void (*prepare)(struct task *task);                                // adjusts the compiled model; may be null
+  // Before an iteration of a shard: what its environments know together, from their rows of `states` [count], `stride`
+  // doubles apart, into the worker, for the resets to come. May be null.
+  void (*pool)(const struct task *task, struct task_worker *w, const double *states, size_t stride, int count);
   void (*reset)(const struct task *task, struct task_worker *w,
-                struct rng_stream draws); // before mj_forward; may be null
+                struct rng_stream draws); // before mj_forward; may be null. What it leaves of `extra` goes on.
   void (*reset_evaluation)(const struct task *task, struct task_worker *w, int64_t episode,
                            struct rng_stream draws); // an evaluation's own reset; null: reset
   void (*settle)(const struct task *task, struct task_worker *w, struct rng_stream draws); // after it; may be null

@@ -308,6 +308,44 @@ static void a_saved_body_goes_on_in_another_worker(void **unused) {
   close_world(&b);
 }
 
+// What fails is drawn more often: the shares of failures that the environments remember, and the draws that follow.
+static void failing_clips_are_drawn_more_often(void **unused) {
+  (void)unused;
+  enum { ENVS = 4, EPISODES = 2000 };
+  struct world o = {0};
+  config_default(&o.config);
+  o.config.task.sampling = SAMPLING_FAILURE;
+  o.config.task.servo_target = SERVO_TARGET_REFERENCE;
+  open_world(&o, "walk+run+turn_right1");
+  const size_t size = o.task->state_size, clips = 3, behind = o.task->extra_size - clips;
+  double *states = doubles(ENVS * size);
+  int drawn[3] = {0};
+  for (int e = 0; e < ENVS; ++e) { // walk (last by name) always comes to its end, run in half of the environments
+    states[(size_t)e * size + behind + 2] = 1;
+    states[(size_t)e * size + behind] = e % 2;
+  }
+  o.task->kind->pool(o.task, &o.w, states, size, ENVS);
+  for (uint32_t k = 0; k < EPISODES; ++k) {
+    task_reset(o.task, &o.w, rng_stream(4, RNG_RESET, 0, k), o.state, o.obs);
+    drawn[humanoid_track_progress(o.task, o.state).clip]++;
+  }
+  const double weight[] = {0.6, 1.1, 0.1}; // run, turn_right1, walk
+  for (int c = 0; c < 3; ++c)
+    if (fabs((double)drawn[c] / EPISODES - weight[c] / 1.8) > 0.03)
+      fail_msg("clip %d: %d of %d", c, drawn[c], EPISODES);
+  // An episode's end changes what its environment remembers of its clip, and nothing else.
+  float reward;
+  unsigned end = 0;
+  double before[3], after;
+  memcpy(before, o.state + behind, sizeof before);
+  const int clip = humanoid_track_progress(o.task, o.state).clip;
+  while (end == 0) end = task_step(o.task, &o.w, o.action, o.state, o.obs, &reward);
+  after = before[clip] + 0.1 * ((end == TASK_COMPLETE) - before[clip]);
+  for (int c = 0; c < 3; ++c) assert_true(o.state[behind + (size_t)c] == (c == clip ? after : before[c]));
+  free(states);
+  close_world(&o);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(body_is_the_urdfs),
@@ -317,6 +355,7 @@ int main(void) {
       cmocka_unit_test(servos_alone_follow_for_a_while),
       cmocka_unit_test(an_episode_starts_anywhere_and_ends_with_its_clip),
       cmocka_unit_test(what_is_far_has_failed),
+      cmocka_unit_test(failing_clips_are_drawn_more_often),
       cmocka_unit_test(conditioning_hides_the_rest),
       cmocka_unit_test(a_saved_body_goes_on_in_another_worker),
   };

@@ -12,10 +12,13 @@ enum { SOLVER_ITERATIONS = 10, LINE_SEARCH_ITERATIONS = 10 };
 
 // Distances in m after which an episode has failed: of any body while training, of the mean in an evaluation.
 static const double FAR_BODY = 0.25, FAR_MEAN = 0.5;
+// Sampling by failure: what an episode counts in its clip's share, and the weight of a clip that never fails.
+static const double NEWEST = 0.1, LEAST_WEIGHT = 0.1;
 enum { FREE_STEPS = 1 };      // of an episode, in which nothing is too far
 enum { POWERLESS_STEPS = 3 }; // of an episode, whose power costs nothing
 
-// The environment's own state. Behind it, where clips are sampled by failure: each clip's recent failures.
+// The environment's own state. Behind it, where clips are sampled by failure: of each clip, the running share of this
+// environment's episodes that came to their end.
 enum { CLIP, START, STEPS, EVALUATING, ERROR_SUM, FAILED, STATE_SIZE };
 
 struct track {
@@ -32,7 +35,8 @@ struct track {
 struct scratch {
   struct motion_pose self, reference; // at the state's time
   struct motion_pose target;          // a step ahead
-  double *qpos, *qvel, *power, *weight;
+  double *qpos, *qvel, *power;
+  double *weight; // [clips] of the shard, to draw the next episode's by; all 0: uniform
 };
 
 static const struct track *track_of(const struct task *task) { return task->own; }
@@ -190,6 +194,19 @@ static const struct motion_clip *clip_of(const struct task *task, const struct t
 
 static double seconds_of(const double *extra) { return extra[START] + extra[STEPS] / CONTROL_RATE; }
 
+static const double ROUNDING = 0.1; // of a step: a clip at 30.001 frames a second has as many steps as frames
+
+int humanoid_track_steps(const struct motion_clip *clip) {
+  const int steps = (int)floor(motion_duration(clip) * CONTROL_RATE + ROUNDING);
+  return steps > 1 ? steps : 1;
+}
+
+// The clip has not a whole step left.
+static bool is_complete(const struct task *task, const double *extra) {
+  const double duration = motion_duration(&track_of(task)->library.clip[(int)extra[CLIP]]);
+  return seconds_of(extra) + (1 - ROUNDING) / CONTROL_RATE > duration;
+}
+
 // The reference at the state's time, and a step later.
 static void place_reference(const struct task *task, const struct task_worker *w, struct scratch *s) {
   const struct motion_library *l = &track_of(task)->library;
@@ -214,10 +231,40 @@ static void begin(const struct task *task, struct task_worker *w, int clip, doub
   motion_sample_state(task->model, clip_of(task, w), start, w->data->qpos, w->data->qvel);
 }
 
+// Failures of the shard's episodes, clip by clip: the same sum wherever the shard runs, and nothing but its environments'
+// states to be kept.
+static void pool(const struct task *task, struct task_worker *w, const double *states, size_t stride, int count) {
+  const struct track *t = track_of(task);
+  const struct scratch s = scratch_of(task, w);
+  for (int c = 0; t->by_failure && c < t->library.count; ++c) {
+    double ends = 0;
+    for (int e = 0; e < count; ++e) ends += states[(size_t)e * stride + STATE_SIZE + (size_t)c];
+    s.weight[c] = LEAST_WEIGHT + 1 - ends / count;
+  }
+}
+
+static void remember(const struct task *task, struct task_worker *w) {
+  double *ends = w->extra + STATE_SIZE + (int)w->extra[CLIP];
+  if (!track_of(task)->by_failure || w->extra[EVALUATING] != 0) return;
+  if (w->extra[FAILED] != 0 || is_complete(task, w->extra)) *ends += NEWEST * ((w->extra[FAILED] == 0) - *ends);
+}
+
+static int draw_clip(const struct task *task, const struct task_worker *w, double uniform) {
+  const int clips = track_of(task)->library.count;
+  const double *weight = scratch_of(task, w).weight;
+  double total = 0;
+  for (int c = 0; c < clips; ++c) total += weight[c];
+  if (!(total > 0)) return (int)(uniform * clips);
+  double left = uniform * total;
+  int clip = 0;
+  while (clip < clips - 1 && left >= weight[clip]) left -= weight[clip++];
+  return clip;
+}
+
 // Reference-state initialisation: any clip, at any time that leaves a step.
 static void reset(const struct task *task, struct task_worker *w, struct rng_stream draws) {
   const struct motion_library *l = &track_of(task)->library;
-  const int clip = (int)(rng_uniform_at(draws, 0) * l->count);
+  const int clip = draw_clip(task, w, rng_uniform_at(draws, 0));
   const double last = fmax(0, motion_duration(&l->clip[clip]) - 1.0 / CONTROL_RATE);
   begin(task, w, clip, rng_uniform_at(draws, 1) * last, false);
 }
@@ -305,6 +352,7 @@ static void advance(const struct task *task, struct task_worker *w, const double
   const bool far = w->extra[EVALUATING] != 0 ? !(mean <= FAR_MEAN) : !(largest <= FAR_BODY);
   w->extra[ERROR_SUM] += mean;
   w->extra[FAILED] = far && w->extra[STEPS] > FREE_STEPS;
+  remember(task, w);
 }
 
 static void observe(const struct task *task, const struct task_worker *w, double *obs) {
@@ -323,19 +371,6 @@ static double reward(const struct task *task, const struct task_worker *w, const
 static bool terminated(const struct task *task, const struct task_worker *w) {
   (void)task;
   return w->extra[FAILED] != 0;
-}
-
-static const double ROUNDING = 0.1; // of a step: a clip at 30.001 frames a second has as many steps as frames
-
-int humanoid_track_steps(const struct motion_clip *clip) {
-  const int steps = (int)floor(motion_duration(clip) * CONTROL_RATE + ROUNDING);
-  return steps > 1 ? steps : 1;
-}
-
-// The clip has not a whole step left.
-static bool is_complete(const struct task *task, const double *extra) {
-  const double duration = motion_duration(&track_of(task)->library.clip[(int)extra[CLIP]]);
-  return seconds_of(extra) + (1 - ROUNDING) / CONTROL_RATE > duration;
 }
 
 static bool complete(const struct task *task, const struct task_worker *w) { return is_complete(task, w->extra); }
@@ -408,6 +443,7 @@ static struct error *open_track(struct task *task, const struct config *c) {
   if (t == NULL) return error_no_memory("a task");
   task->own = t;
   t->reach = c->task.servo_reach;
+  t->by_failure = c->task.sampling == SAMPLING_FAILURE;
   t->power_cost = c->task.power_cost;
   t->residual = c->task.servo_target == SERVO_TARGET_REFERENCE;
   if (t->residual && c->task.conditioning != CONDITIONING_FULL)
@@ -427,7 +463,7 @@ static struct error *open_track(struct task *task, const struct config *c) {
   task->obs_dim = humanoid_track_obs_dim(motion_bodies(&t->library));
   task->action_dim = (int)task->model->nu;
   task->natural_length = longest_steps(&t->library);
-  task->extra_size = STATE_SIZE;
+  task->extra_size = STATE_SIZE + (t->by_failure ? (size_t)t->library.count : 0);
   task->scratch_size = scratch_size(task);
   return NULL;
 }
@@ -465,6 +501,7 @@ static const struct task_kind KINDS[] = {
      .physics_dt = 1.0 / (CONTROL_RATE * SUBSTEPS),
      .open = open_track,
      .close = close_track,
+     .pool = pool,
      .reset = reset,
      .reset_evaluation = reset_evaluation,
      .settle = settle,
