@@ -143,6 +143,8 @@ static const struct setting settings[] = {
   SETTING(REAL, objective.entropy_cost, "0", "[0, 1e3]", "factor on the entropy that is added to what is maximised",
           METHODS = PPO),
   SETTING(REAL, objective.value_coef, "0.25", "[0, 1e6]", "factor on the value loss"),
+  SETTING(REAL, objective.value_clip, "0", "[0, 1e6]",
+          "PPO's clipping of values, to those before the update ± this; 0: none"),
   SETTING(REAL, objective.discount, "0.995", "[0, 1]", "discount of a control step (gamma)"),
   SETTING(REAL, objective.gae_lambda, "0.95", "[0, 1]", "lambda of generalised advantage estimation"),
   SETTING(BOOLEAN, objective.normalize_advantage, "true", "", "normalise advantages over each minibatch"),

@@ -80,7 +80,7 @@ struct config {
     double flow_time_mean, flow_time_std;
     int64_t mc_samples;
     int64_t denoising_steps; // or DENOISING_ALL, DENOISING_LAST_HALF
-    double clip, log_ratio_clip, entropy_cost, value_coef, discount, gae_lambda;
+    double clip, log_ratio_clip, entropy_cost, value_coef, value_clip, discount, gae_lambda;
     bool normalize_advantage, bootstrap_truncated;
   } objective;
   struct {

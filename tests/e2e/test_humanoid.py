@@ -10,7 +10,7 @@ from harness import DONE, SOURCE, STOPPED, TINY, Case, metrics, parse_json
 HUMANOID = Path(os.environ.get("FLOWRANK_HUMANOID") or SOURCE / "build" / "deps" / "humanoid")
 CLIPS = ("walk", "run", "punch")
 SETTINGS = {**TINY, "task.name": "humanoid_track", "task.clips": "walk+run", "task.sampling": "failure",
-            "task.episode_length": 0, "eval.episode_length": 0, "eval.episodes": 3, "objective.bootstrap_truncated": True}
+            "task.episode_length": 0, "eval.episode_length": 0, "eval.episodes": 3, "objective.bootstrap_truncated": True, "objective.value_clip": 0.2}
 
 
 @unittest.skipUnless((HUMANOID / "deepmimic.xml").exists(), f"{HUMANOID} is not there (tools/setup.sh)")
