@@ -486,15 +486,22 @@ static struct error *run_motion(const struct arguments *a, struct job *job) {
   (void)job;
   const char *verb = a->operands[0];
   const int count = a->operand_count;
+  const char *clip = count == 3 ? a->operands[2] : NULL;
   if (strcmp(verb, "import") == 0) return run_motion_import(a);
-  if (strcmp(verb, "list") != 0 && strcmp(verb, "show") != 0)
-    return usage("motion '%.100s' is unknown: import, list or show", verb);
+  if (strcmp(verb, "play") == 0 && (count == 2 || count == 3))
+    return motion_play(&(struct motion_play_options){a->operands[1], clip, a->render.output, a->render.camera,
+                                                     a->render.width, a->render.height, a->render.fps},
+                       stdout);
+  if (strcmp(verb, "list") != 0 && strcmp(verb, "show") != 0 && strcmp(verb, "play") != 0)
+    return usage("motion '%.100s' is unknown: import, list, show or play", verb);
   if (a->render.output != NULL || a->motion.model != NULL || a->motion.fps > 0)
     return usage("motion %.100s takes no option but --json", verb);
   if (strcmp(verb, "list") == 0 && count == 2) return motion_list(a->operands[1], a->json, stdout);
   if (strcmp(verb, "show") == 0 && (count == 2 || count == 3))
-    return motion_show(a->operands[1], count == 3 ? a->operands[2] : NULL, a->json, stdout);
-  return usage("usage: flowrank motion %s", verb[0] == 'l' ? "list LIBRARY [--json]" : "show LIBRARY [CLIP] [--json]");
+    return motion_show(a->operands[1], clip, a->json, stdout);
+  return usage("usage: flowrank motion %s", verb[0] == 'l'   ? "list LIBRARY [--json]"
+                                            : verb[0] == 's' ? "show LIBRARY [CLIP] [--json]"
+                                                             : "play LIBRARY [CLIP] -o FILE");
 }
 
 // --- train and bench, the commands that may run on many ranks ---
@@ -597,6 +604,10 @@ static const struct option CONFIG_OPTIONS[] = {TAKES("set", OPTION_SET), FLAG("r
 static const struct option MOTION_OPTIONS[] = {TAKES("output", 'o'),
                                                TAKES("model", OPTION_MODEL),
                                                TAKES("rate", OPTION_RATE),
+                                               TAKES("camera", OPTION_CAMERA),
+                                               TAKES("width", OPTION_WIDTH),
+                                               TAKES("height", OPTION_HEIGHT),
+                                               TAKES("fps", OPTION_FPS),
                                                FLAG("json", OPTION_JSON),
                                                HELP,
                                                END};
@@ -671,7 +682,8 @@ static const struct command COMMANDS[] = {
     {"tasks", "tasks [NAME]", "Lists the tasks, or explains one.\n", 0, 1, false, NO_OPTIONS, run_tasks},
     {"motion",
      "motion import -o LIBRARY [--model MJCF] [--rate FPS] [SOURCE]... | motion list LIBRARY [--json]\n"
-     "                     | motion show LIBRARY [CLIP] [--json]",
+     "                     | motion show LIBRARY [CLIP] [--json]\n"
+     "                     | motion play LIBRARY [CLIP] -o FILE [--camera NAME] [--width W] [--height H] [--fps F]",
      "Libraries of reference motion, for the task humanoid_track.\n"
      "  import           reads DeepMimic's JSON clips and dm_control's mocap HDF5, files or folders, and writes a "
      "library;\n"
@@ -680,7 +692,8 @@ static const struct command COMMANDS[] = {
      "                   and left out\n"
      "  --model MJCF     the body (default: the DeepMimic or the CMU humanoid, as the first source needs)\n"
      "  --rate FPS       resamples to so many frames a second (default: each clip's own)\n"
-     "  list, show       all clips in a line each; one in detail\n",
+     "  list, show       all clips in a line each; one in detail\n"
+     "  play             draws a clip as .mp4 or .gif, without physics; its options are those of render\n",
      1, INT32_MAX, false, MOTION_OPTIONS, run_motion},
     {"bench", "bench env|rollout|update|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
      "Measures against the machine's limit in the same process.\n"

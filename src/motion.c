@@ -8,9 +8,12 @@
 #include <unistd.h>
 
 #include "actor/motion_import.h"
+#include "actor/renderer.h"
 #include "actor/task.h"
+#include "actor/video.h"
 #include "common/metrics.h"
 #include "common/text.h"
+#include "render.h"
 
 // --- import ---
 
@@ -181,11 +184,16 @@ static void show_joints(const mjModel *m, const struct motion_clip *c, bool json
   if (json) fputs("]}\n", out);
 }
 
+// The first clip must be the one that was asked for.
+static struct error *check_only_clip(const struct motion_library *l, const char *path, const char *name) {
+  if (l->count == 1) return NULL;
+  return error_new(EXIT_CODE_USAGE, "%s %s %d clips: name one; `flowrank motion list %s` lists them", path,
+                   name == NULL ? "has" : "is asked for", l->count, path);
+}
+
 static struct error *show_clip(const struct motion_library *l, const char *path, const char *name, bool json,
                                FILE *out) {
-  if (name == NULL && l->count > 1)
-    return error_new(EXIT_CODE_USAGE, "%s has %d clips: name one; `flowrank motion list %s` lists them", path, l->count,
-                     path);
+  TRY(check_only_clip(l, path, name));
   const struct motion_clip *c = &l->clip[0];
   const struct extent x = extent_of(l, c);
   if (json) print_clip_json(c, &x, out);
@@ -205,6 +213,62 @@ struct error *motion_show(const char *path, const char *clip, bool json, FILE *o
   TRY(task_check_mujoco());
   TRY(motion_library_read(path, clip, &l));
   struct error *e = show_clip(&l, path, clip, json, out);
+  motion_library_free(&l);
+  return e;
+}
+
+// --- play ---
+
+static struct error *draw_frames(const struct motion_library *l, const struct motion_play_options *o, mjData *d,
+                                 struct renderer *r, struct video *v, FILE *out) {
+  const struct motion_clip *c = &l->clip[0];
+  const int frames = (int)(motion_duration(c) * (double)o->fps) + 1;
+  char time[512];
+  for (int i = 0; i < frames; ++i) {
+    const double seconds = (double)i / (double)o->fps;
+    motion_sample_state(l->model, c, seconds, d->qpos, d->qvel);
+    mj_kinematics(l->model, d);
+    mj_comPos(l->model, d); // cameras look at the centre of mass
+    mj_camlight(l->model, d);
+    renderer_scene(r, l->model, d);
+    snprintf(time, sizeof time, "%s\n%.2f s", c->name, seconds);
+    renderer_draw(r, "clip\ntime", time);
+    TRY(video_add(v, r->rgb));
+  }
+  TRY(video_close(v));
+  fprintf(out, "%s: %d frames of %dx%d\n", o->output, frames, r->width, r->height);
+  return NULL;
+}
+
+static struct error *film(const struct motion_library *l, const struct motion_play_options *o, enum video_kind kind,
+                          FILE *out) {
+  mjvCamera camera;
+  struct renderer r = {0};
+  struct video v = {0};
+  TRY(renderer_find_camera(l->model, o->camera, &camera));
+  const struct video_format format = {kind, (int)o->width, (int)o->height, (int)o->fps, 1, 1};
+  TRY(video_open(&v, o->output, &format));
+  mjData *d = mj_makeData(l->model);
+  struct error *e = d != NULL ? renderer_init(&r, l->model, &camera, (int)o->width, (int)o->height)
+                              : error_no_memory("a motion clip");
+  if (e == NULL) e = draw_frames(l, o, d, &r, &v, out);
+  renderer_free(&r);
+  video_discard(&v);
+  mj_deleteData(d);
+  return e;
+}
+
+struct error *motion_play(const struct motion_play_options *o, FILE *out) {
+  struct motion_library l;
+  enum video_kind kind;
+  if (o->output == NULL) return error_new(EXIT_CODE_USAGE, "motion play needs -o FILE, ending in .mp4 or .gif");
+  TRY(video_kind_of(o->output, &kind));
+  if (kind == VIDEO_PNG) return error_new(EXIT_CODE_USAGE, "%s: motion play draws .mp4 and .gif", o->output);
+  TRY(render_check_frames(o->width, o->height, o->fps));
+  TRY(task_check_mujoco());
+  TRY(motion_library_read(o->library, o->clip, &l));
+  struct error *e = check_only_clip(&l, o->library, o->clip);
+  if (e == NULL) e = film(&l, o, kind, out);
   motion_library_free(&l);
   return e;
 }

@@ -3,6 +3,7 @@
 #define FLOWRANK_MOTION_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "common/error.h"
@@ -24,5 +25,14 @@ struct error *motion_list(const char *library, bool json, FILE *out) MUST_USE;
 
 // One clip (null: the only one) in detail: its poses' extent, speeds, and each joint's range against what it moves through.
 struct error *motion_show(const char *library, const char *clip, bool json, FILE *out) MUST_USE;
+
+struct motion_play_options {
+  const char *library, *clip; // clip null: the only one
+  const char *output, *camera;
+  int64_t width, height, fps;
+};
+
+// Draws a clip as it is, without physics. Errors: those of render.
+struct error *motion_play(const struct motion_play_options *o, FILE *out) MUST_USE;
 
 #endif

@@ -30,7 +30,10 @@ URDF_SCALE = 0.25  # pybullet_data's humanoid is four times life size; its masse
 AXES = {"x": "1 0 0", "y": "0 1 0", "z": "0 0 1"}
 
 FLOOR = {"name": "floor", "type": "plane", "size": "0 0 1", "friction": "1 0.005 0.0001", "condim": "3",
-         "rgba": "0.5 0.54 0.58 1"}
+         "material": "floor"}
+TILES = {"name": "floor", "type": "2d", "builtin": "checker", "rgb1": "0.5 0.54 0.58", "rgb2": "0.44 0.48 0.52",
+         "width": "128", "height": "128"}
+FLOOR_MATERIAL = {"name": "floor", "texture": "floor", "texrepeat": "1 1", "texuniform": "true"}
 SKY = {"type": "skybox", "builtin": "gradient", "rgb1": "0.85 0.9 0.95", "rgb2": "0.6 0.7 0.8", "width": "64",
        "height": "64"}
 
@@ -148,9 +151,12 @@ def new_model(name):
 
 def add_scene(model, worldbody):
     asset = model.find("asset")
-    ET.SubElement(ET.SubElement(model, "asset") if asset is None else asset, "texture", SKY)
+    asset = ET.SubElement(model, "asset") if asset is None else asset
+    ET.SubElement(asset, "texture", SKY)
+    ET.SubElement(asset, "texture", TILES)
+    ET.SubElement(asset, "material", FLOOR_MATERIAL)
     worldbody.insert(0, ET.Element("geom", FLOOR))
-    worldbody.insert(0, ET.Element("light", pos="0 0 4", dir="0.2 0.1 -1", directional="true", castshadow="true"))
+    worldbody.insert(0, ET.Element("light", pos="0 0 4", dir="0.2 0.1 -1", directional="true", castshadow="false"))
 
 
 def deepmimic(source):

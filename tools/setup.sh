@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what flowrank needs and does not find: Debian packages, then MuJoCo and the task models (tools/pinned.txt)
 # unpacked under build/deps. What is there is left alone, so a second run needs neither root nor network.
-#   tools/setup.sh [--render] [--tests] [--slurm]
+#   tools/setup.sh [--render] [--humanoid] [--tests] [--slurm]
 #     --render: what `flowrank render` needs as well: ffmpeg, and OpenGL without a screen
-#     --tests: what building and running the tests needs as well, rendering included
+#     --humanoid: the bodies and clips of the task humanoid_track as well (two wheels, 160 MB; little of them is kept)
+#     --tests: what building and running the tests needs as well, rendering and humanoids included
 #     --slurm: what the tests on a SLURM need as well; none of its services is started
 # tools/quickstart.sh and tools/test.sh source this file and use its functions.
 set -euo pipefail
@@ -175,7 +176,7 @@ setup() {
   install_packages "$@"
   install_mujoco
   install_models
-  install_humanoid
+  [[ " $* " != *" --tests "* && " $* " != *" --humanoid "* ]] || install_humanoid
 }
 
 # build FOLDER TARGET [-D...]: configures and builds with all cores; returns whether that went well.
@@ -192,13 +193,13 @@ build() {
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   for option in "$@"; do
     case $option in
-    --render | --tests | --slurm) ;;
+    --render | --humanoid | --tests | --slurm) ;;
     --help | -h)
       sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
       exit 0
       ;;
     *)
-      echo "setup.sh: unknown option '$option'; allowed: --render, --tests, --slurm" >&2
+      echo "setup.sh: unknown option '$option'; allowed: --render, --humanoid, --tests, --slurm" >&2
       exit 2
       ;;
     esac

@@ -5,7 +5,8 @@ import os
 import unittest
 from pathlib import Path
 
-from harness import DONE, SOURCE, STOPPED, TINY, Case, metrics, parse_json
+from test_render import changed, decode, why_not  # first: goes on under Debian's Python where this one lacks numpy
+from harness import DONE, SOURCE, STOPPED, TINY, USAGE, Case, metrics, parse_json
 
 HUMANOID = Path(os.environ.get("FLOWRANK_HUMANOID") or SOURCE / "build" / "deps" / "humanoid")
 CLIPS = ("walk", "run", "punch")
@@ -63,6 +64,23 @@ class Humanoid(Case):
         for conditioning in ("root_hands", "root"):
             for kind in ("fpo", "ppo"):
                 self.learn(**{"task.conditioning": conditioning, "objective.kind": kind, "total_env_steps": 160})
+
+    @unittest.skipIf(why_not(), why_not())
+    def test_clips_and_references_are_drawn(self):
+        library, size = self.library(), ("--width", 160, "--height", 120)
+        path = self.new_path("clip").with_suffix(".gif")
+        self.run_program("motion", "play", library, "punch", "-o", path, "--fps", 5, *size)
+        frames = decode(path)
+        self.assertEqual(len(frames), 11)  # 2.13 s
+        self.assertTrue(all(changed(a, b).sum() > 20 for a, b in zip(frames, frames[1:])))
+        run = self.learn(**{"task.clips": "punch", "total_env_steps": 160})
+        path = self.new_path("film").with_suffix(".png")
+        self.run_program("render", run, "-o", path, "--frames", 1, "--bare", *size)
+        alone = decode(path)[0]
+        self.assertGreater(changed(alone, frames[0] * 0 + alone.mean(axis=(0, 1))).sum(), 100)
+        for arguments in (("walk+run", "-o", "x.gif"), ("walk",), ("walk", "-o", "x.png"), ("walk", "-o", "x.gif", "--fps", 0)):
+            result = self.run_program("motion", "play", library, *arguments, code=USAGE)
+            self.assertEqual(len(result.said()), 1, str(result))
 
 
 if __name__ == "__main__":

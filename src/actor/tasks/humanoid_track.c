@@ -474,6 +474,11 @@ const struct motion_library *humanoid_track_library(const struct task *task) {
   return task->kind->reset == reset ? &track_of(task)->library : NULL;
 }
 
+void humanoid_track_reference(const struct task *task, const double *state, double *qpos, double *qvel) {
+  const struct motion_clip *clip = &track_of(task)->library.clip[(int)state[CLIP]];
+  motion_sample_state(task->model, clip, seconds_of(state), qpos, qvel);
+}
+
 struct humanoid_track_progress humanoid_track_progress(const struct task *task, const double *state) {
   return (struct humanoid_track_progress){.clip = (int)state[CLIP],
                                           .seconds = seconds_of(state),

@@ -39,6 +39,9 @@ struct humanoid_track_progress {
   double error;   // m, mean distance of the bodies from the reference, mean over the steps
   bool failed, complete;
 };
+// The reference's qpos [nq] and qvel [nv] at a saved environment's time.
+void humanoid_track_reference(const struct task *task, const double *state, double *qpos, double *qvel);
+
 struct humanoid_track_progress humanoid_track_progress(const struct task *task, const double *state);
 
 #endif
