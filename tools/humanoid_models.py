@@ -30,7 +30,7 @@ URDF_SCALE = 0.25  # pybullet_data's humanoid is four times life size; its masse
 AXES = {"x": "1 0 0", "y": "0 1 0", "z": "0 0 1"}
 
 FLOOR = {"name": "floor", "type": "plane", "size": "0 0 1", "friction": "1 0.005 0.0001", "condim": "3",
-         "material": "floor"}
+         "material": "floor", "rgba": "1 1 1 1"}
 TILES = {"name": "floor", "type": "2d", "builtin": "checker", "rgb1": "0.5 0.54 0.58", "rgb2": "0.44 0.48 0.52",
          "width": "128", "height": "128"}
 FLOOR_MATERIAL = {"name": "floor", "texture": "floor", "texrepeat": "1 1", "texuniform": "true"}

@@ -177,7 +177,7 @@ static void derive(const mjModel *m, mjData *d, struct motion_clip *c, struct fi
     for (size_t j = 0; j < bodies; ++j) {
       const double *velocity = c->pose.velocity + 6 * ((size_t)i * bodies + j);
       const double speed = mju_norm3(velocity), turning = mju_norm3(velocity + 3);
-      if (speed / TOLD_SPEED > f->speed / TOLD_SPEED && speed > f->speed) f->speed = speed, f->speed_frame = i;
+      if (speed > f->speed) f->speed = speed, f->speed_frame = i;
       f->turning = fmax(f->turning, turning);
     }
   }
@@ -195,9 +195,9 @@ static void append(char *text, size_t size, const char *format, ...) {
 static void tell_findings(const struct motion_import *import, const struct motion_clip *c, const struct findings *f) {
   char text[512] = "";
   if (f->norm > TOLD_NORM)
-    append(text, sizeof text, "; quaternion of length %s%.2f made 1 (worst: frame %d)", "1 ± ", f->norm, f->norm_frame);
+    append(text, sizeof text, "; quaternions up to %.2f from length 1 (frame %d)", f->norm, f->norm_frame);
   if (f->angle > TOLD_ANGLE)
-    append(text, sizeof text, "; joint %.2f rad outside its range (worst: frame %d)", f->angle, f->angle_frame);
+    append(text, sizeof text, "; joints up to %.2f rad outside their range (frame %d)", f->angle, f->angle_frame);
   if (fabs(c->height_offset) > TOLD_HEIGHT)
     append(text, sizeof text, "; feet were %.3f m from the floor", -c->height_offset);
   if (f->speed > TOLD_SPEED)

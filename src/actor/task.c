@@ -215,7 +215,7 @@ void task_close(struct task *task) {
 
 struct error *task_worker_init(const struct task *task, struct task_worker *w) {
   *w = (struct task_worker){0};
-  const size_t extra = task->extra_size, buffer = (size_t)(task->obs_dim + task->action_dim);
+  const size_t extra = task->extra_size, buffer = (size_t)task->obs_dim + (size_t)task->action_dim;
   w->extra = calloc(extra + buffer + task->scratch_size, sizeof *w->extra);
   if (task->model != NULL) w->data = mj_makeData(task->model);
   if (w->extra == NULL || (task->model != NULL && w->data == NULL)) {

@@ -45,7 +45,7 @@ struct config {
     char name[CONFIG_MAX_NAME];
     int64_t episode_length; // control steps, in training; 0: the task's own
     enum reset_kind reset;
-    bool stagger; // first episodes begin at a random step count
+    bool stagger;                                          // first episodes begin at a random step count
     char motions[CONFIG_MAX_NAME], clips[CONFIG_MAX_NAME]; // humanoid_track, and what follows
     enum conditioning_kind conditioning;
     enum sampling_kind sampling;
