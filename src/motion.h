@@ -23,7 +23,8 @@ struct error *motion_import(const struct motion_import_options *o, FILE *out) MU
 // A line a clip, or as JSON.
 struct error *motion_list(const char *library, bool json, FILE *out) MUST_USE;
 
-// One clip (null: the only one) in detail: its poses' extent, speeds, and each joint's range against what it moves through.
+// One clip (null: the only one) in detail: its poses' extent, speeds, and each joint's range against what it moves
+// through.
 struct error *motion_show(const char *library, const char *clip, bool json, FILE *out) MUST_USE;
 
 struct motion_play_options {

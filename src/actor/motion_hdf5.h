@@ -20,8 +20,8 @@ bool motion_hdf5_get_text(hid_t object, const char *name, size_t size, char *tex
 bool motion_hdf5_get_real(hid_t object, const char *name, double *value);
 bool motion_hdf5_get_integer(hid_t object, const char *name, int64_t *value);
 
-// A text as a dataset of its own, for what is too long for an attribute. get: null where there is none of at most `most`
-// bytes; the caller frees it.
+// A text as a dataset of its own, for what is too long for an attribute. get: null where there is none of at most
+// `most` bytes; the caller frees it.
 bool motion_hdf5_put_long_text(hid_t object, const char *name, const char *text);
 char *motion_hdf5_get_long_text(hid_t object, const char *name, size_t most);
 

@@ -2,8 +2,9 @@
 // validates. A clip that cannot be used is named and left out; the others go on.
 //
 // Formats, told apart by the file's first bytes:
-// - DeepMimic's JSON: {"Loop": "wrap"|"none", "Frames": [[..44 numbers..], ..]}, y up. A row is the frame's duration (s), the
-//   root's position (m) and rotation, and the joints' rotations: quaternions w, x, y, z, angles (rad) of knees and elbows.
+// - DeepMimic's JSON: {"Loop": "wrap"|"none", "Frames": [[..44 numbers..], ..]}, y up. A row is the frame's duration
+//   (s), the root's position (m) and rotation, and the joints' rotations: quaternions w, x, y, z, angles (rad) of knees
+//   and elbows.
 // - dm_control's mocap HDF5: a group a clip with the attributes dt, num_steps and the datasets
 //   walkers/walker_0/{position [3,T], quaternion [4,T], joints [N,T]}.
 #ifndef FLOWRANK_MOTION_IMPORT_H
@@ -25,9 +26,8 @@ struct motion_import {
   int refused; // clips
 };
 
-// Adds what is at `path`: a file, or a folder with all its *.txt, *.json and *.h5 files and those of its folders, by name.
-// Errors: only what ends the whole import: memory, an unreadable path. A library that is full of sorted names afterwards
-// is motion_import_finish's.
+// Adds what is at `path`: a file, or a folder with all its *.txt, *.json and *.h5 files and those of its folders, by
+// name. Errors: only what ends the whole import: no memory, a path that cannot be read.
 struct error *motion_import_path(struct motion_import *import, const char *path) MUST_USE;
 
 // The body that a file's clips are of, "deepmimic" or "cmu", by its first bytes (a folder: by its first file).

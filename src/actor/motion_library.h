@@ -1,10 +1,10 @@
-// A motion library: clips of reference motion for one body, in one HDF5 file that needs nothing else. It holds the body's
-// MJCF, so that poses and body can never be of different models.
+// A motion library: clips of reference motion for one body, in one HDF5 file that needs nothing else. It holds the
+// body's MJCF, so that poses and body can never be of different models.
 //
 // Attributes of the root: format, version, model (the body's name), model_hash (XXH3 of the MJCF). Dataset model_xml.
-// A group per clip in /clips, by its name, with the attributes fps, looped, source, height_offset (m, already in the poses) and
-// the datasets qpos [T, nq], qvel [T, nv], body_position [T, J, 3], body_rotation [T, J, 4] (quaternions w, x, y, z),
-// body_velocity [T, J, 6] (linear m/s, angular rad/s, in the world's frame, of the body's origin).
+// A group per clip in /clips, by its name, with the attributes fps, looped, source, height_offset (m, already in the
+// poses) and the datasets qpos [T, nq], qvel [T, nv], body_position [T, J, 3], body_rotation [T, J, 4] (quaternions w,
+// x, y, z), body_velocity [T, J, 6] (linear m/s, angular rad/s, in the world's frame, of the body's origin).
 #ifndef FLOWRANK_MOTION_LIBRARY_H
 #define FLOWRANK_MOTION_LIBRARY_H
 
@@ -66,8 +66,8 @@ void motion_forward(const mjModel *m, mjData *d, const double *qpos, const doubl
 // The same of what `d` holds, whose kinematics and velocities are already there.
 void motion_pose_of(const mjModel *m, const mjData *d, int frame, struct motion_pose *pose);
 
-// The body poses at `seconds` from the clip's start, held at both ends: positions and velocities linearly between frames,
-// rotations along the shorter arc. out: arrays of one frame.
+// The body poses at `seconds` from the clip's start, held at both ends: positions and velocities linearly between
+// frames, rotations along the shorter arc. out: arrays of one frame.
 void motion_sample(const struct motion_library *l, const struct motion_clip *c, double seconds,
                    struct motion_pose *out);
 

@@ -21,7 +21,7 @@ struct task_worker {
   mjData *data;    // null for tasks without physics
   double *extra;   // [task->extra_size]: what the task keeps beside the physics (targets, clip, phase)
   double *buffer;  // [obs_dim + action_dim] scratch
-  double *scratch; // [task->scratch_size]: the task's own, of no meaning between two control steps
+  double *scratch; // [task->scratch_size]: the task's own, of no meaning beyond an iteration
 };
 
 // A named thing of the model that a task looks at.
@@ -41,7 +41,7 @@ struct task_kind {
   int obs_dim;
   int episode_length; // control steps
   int extra_size;
-  // Tasks whose model and sizes follow from settings: sets model, substeps, sizes and `own`, which close frees. May be null.
+  // Of tasks whose model and sizes follow from settings: sets model, substeps, sizes and `own`, which close frees.
   struct error *(*open)(struct task *task, const struct config *config);
   void (*close)(struct task *task);
   double parameter;                  // the family's own: a target's size, a speed

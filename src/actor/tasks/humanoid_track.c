@@ -1,5 +1,5 @@
-// Humanoid Control, the FPO paper's third domain, after the authors' phc code: a body with a position servo on every axis
-// follows reference motion. Body and clips are those of a motion library.
+// Humanoid Control, the FPO paper's third domain, after the authors' phc code: a body with a position servo on every
+// axis follows reference motion. Body and clips are those of a motion library.
 #include "actor/tasks/humanoid_track.h"
 
 #include <stdlib.h>
@@ -231,8 +231,8 @@ static void begin(const struct task *task, struct task_worker *w, int clip, doub
   motion_sample_state(task->model, clip_of(task, w), start, w->data->qpos, w->data->qvel);
 }
 
-// Failures of the shard's episodes, clip by clip: the same sum wherever the shard runs, and nothing but its environments'
-// states to be kept.
+// Failures of the shard's episodes, clip by clip: the same sum wherever the shard runs, and nothing but its
+// environments' states to be kept.
 static void pool(const struct task *task, struct task_worker *w, const double *states, size_t stride, int count) {
   const struct track *t = track_of(task);
   const struct scratch s = scratch_of(task, w);
@@ -294,8 +294,8 @@ static void servo_angles(const mjModel *m, const double *qpos, double *angle) {
   }
 }
 
-// What a servo must aim at to hold both the angle and the speed of the reference: its torque is kp (target - angle) - kd
-// speed, so that aiming at the angle alone would lag by kd / kp, a tenth of a second.
+// What a servo must aim at to hold both the angle and the speed of the reference: its torque is kp (target - angle) -
+// kd speed, so that aiming at the angle alone would lag by kd / kp, a tenth of a second.
 static void lead(const mjModel *m, const double *qvel, double *angle) {
   for (int i = 0; i < m->nu; ++i) {
     const int joint = m->actuator_trnid[2 * (ptrdiff_t)i], dof = m->jnt_dofadr[joint];
@@ -306,8 +306,8 @@ static void lead(const mjModel *m, const double *qvel, double *angle) {
   }
 }
 
-// Targets: the middle is the default pose, or what holds the reference a step ahead; at full reach an action of 1 is as far from it
-// as the axis's farther limit is from zero. MuJoCo clamps them to the range.
+// Targets: the middle is the default pose, or what holds the reference a step ahead; at full reach an action of 1 is as
+// far from it as the axis's farther limit is from zero. MuJoCo clamps them to the range.
 static void set_targets(const struct task *task, struct task_worker *w, const struct scratch *s, const double *action) {
   const mjModel *m = task->model;
   double *ctrl = w->data->ctrl;
