@@ -435,7 +435,7 @@ static void values_are_clipped_to_the_old_ones(void **state) {
     weight[i] = fabs(held) > fabs(plain) ? 0 : -2 * f.config.objective.value_coef * plain / ROWS;
   }
   f.batch.old_value = old;
-  objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, gradient, sums, advantage);
+  objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, false, gradient, sums, advantage);
   assert_true(held_count > ROWS / 10 && held_count < ROWS / 2);
   if (!(fabs(sums[SUM_VALUE_LOSS] - want) < 1e-5 * want)) fail_msg("loss %g, not %g", sums[SUM_VALUE_LOSS], want);
   const size_t first = policy_net(&f.objective.policy)->end;
