@@ -61,7 +61,7 @@ struct rollout_bench {
 static struct error *rollout_bench_init(struct rollout_bench *b, const struct config *config) {
   b->config = *config;
   openblas_set_num_threads(1);
-  TRY(task_open(config->task.name, config->task.episode_length, NULL, &b->task));
+  TRY(task_open(config->task.name, config, NULL, &b->task));
   objective_layout(&b->objective, &b->config, b->task->obs_dim, b->task->action_dim);
   TRY(learned_init(&b->learned, &b->objective));
   struct rollout *r = &b->rollout;
@@ -71,7 +71,7 @@ static struct error *rollout_bench_init(struct rollout_bench *b, const struct co
                         .parameters = b->learned.parameters,
                         .normalizer = &b->learned.normalizer,
                         .sizes = shard_sizes(&b->config)};
-  trajectory_layout_init(&r->layout, &b->objective.policy, &r->sizes, b->task->episode_length, b->task->state_size);
+  trajectory_layout_init(&r->layout, &b->objective.policy, &r->sizes, b->task->least_length, b->task->state_size);
   TRY(trajectory_init(&b->trajectory, &r->layout));
   b->start = malloc(r->layout.bytes); // room for the trajectory's states
   if (b->start == NULL) return error_no_memory("the rollout benchmark");
@@ -228,7 +228,7 @@ static struct error *update_bench_init(struct update_bench *b, struct comm *comm
   shorten(&b->config);
   openblas_set_num_threads(1);
   if (obs_dim == 0 || action_dim == 0) {
-    TRY(task_open(config->task.name, 0, NULL, &task));
+    TRY(task_open(config->task.name, config, NULL, &task));
     obs_dim = task->obs_dim, action_dim = task->action_dim;
     task_close(task);
   }
@@ -312,11 +312,11 @@ static unsigned char *wire_message(const struct wire_bench *w, int m) {
 
 static struct error *wire_init(struct wire_bench *w, const struct config *config) {
   struct task *task;
-  TRY(task_open(config->task.name, config->task.episode_length, NULL, &task));
+  TRY(task_open(config->task.name, config, NULL, &task));
   const struct shard_sizes sizes = shard_sizes(config);
   struct policy policy;
   policy_layout(&policy, config, task->obs_dim, task->action_dim, 0);
-  trajectory_layout_init(&w->layout, &policy, &sizes, task->episode_length, task->state_size);
+  trajectory_layout_init(&w->layout, &policy, &sizes, task->least_length, task->state_size);
   task_close(task);
   const size_t room = WIRE_FLIGHT / w->layout.bytes;
   w->messages = room == 0 ? 1 : room < (size_t)sizes.shards ? (int)room : sizes.shards;

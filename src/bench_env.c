@@ -43,9 +43,9 @@ static void begin_episode(const struct env_bench *b, struct task_worker *w, int 
 }
 
 // Counts a control step; at the end of an episode begins the next.
-static void end_step(const struct env_bench *b, struct task_worker *w, int shard, int e, double *row, bool terminated) {
+static void end_step(const struct env_bench *b, struct task_worker *w, int shard, int e, double *row, bool ended) {
   row[ENV_EPISODE_STEP] += 1;
-  if (!terminated && row[ENV_EPISODE_STEP] < (double)b->task->episode_length) return;
+  if (!ended && row[ENV_EPISODE_STEP] < (double)b->task->episode_length) return;
   row[ENV_EPISODE] += 1;
   begin_episode(b, w, shard, e, row);
 }
@@ -68,10 +68,9 @@ static void step_shard(const struct env_bench *b, struct task_worker *w, int sha
       double *row = env_row(b, b->row, shard, e);
       const size_t env = (size_t)shard_first_env(&b->sizes, shard) + (size_t)e;
       float reward;
-      bool terminated, broken;
-      task_step(b->task, w, random_action(b, step, e), row + ENV_HEADER, b->obs + env * (size_t)b->task->obs_dim,
-                &reward, &terminated, &broken);
-      end_step(b, w, shard, e, row, terminated);
+      const unsigned end = task_step(b->task, w, random_action(b, step, e), row + ENV_HEADER,
+                                     b->obs + env * (size_t)b->task->obs_dim, &reward);
+      end_step(b, w, shard, e, row, end != 0);
     }
 }
 
@@ -105,7 +104,7 @@ static struct error *env_bench_init(struct env_bench *b, const struct config *co
   b->sizes = shard_sizes(config);
   const int threads = train_threads(config, 1);
   b->threads = threads < b->sizes.shards ? threads : b->sizes.shards;
-  TRY(task_open(config->task.name, config->task.episode_length, NULL, &b->task));
+  TRY(task_open(config->task.name, config, NULL, &b->task));
   b->envs = (size_t)b->sizes.shards * (size_t)b->sizes.envs;
   b->row_size = ENV_HEADER + b->task->state_size;
   b->worker = calloc((size_t)b->threads, sizeof *b->worker);

@@ -9,6 +9,7 @@
 #include "actor/evaluate.h"
 #include "actor/multimodality.h"
 #include "actor/tasks/gridworld.h"
+#include "actor/tracking.h"
 #include "common/clock.h"
 #include "common/text.h"
 #include "loaded_policy.h"
@@ -49,14 +50,21 @@ static void print_evaluation(const struct loaded_policy *p, const struct evaluat
           r->mean, r->error, r->length);
 }
 
+// tracking: null but for humanoid_track.
 static void print_table_row(const struct loaded_policy *p, const struct evaluation *v, const struct evaluated *r,
-                            bool first, FILE *out) {
+                            const struct tracking *tracking, bool first, FILE *out) {
   if (first)
-    fprintf(out, "%s\n%s, iteration %" PRId64 ", %" PRId64 " episodes from %s\n%-10s %6s %12s %24s %16s\n", p->path,
+    fprintf(out, "%s\n%s, iteration %" PRId64 ", %" PRId64 " episodes from %s\n%-10s %6s %12s %24s %16s%s\n", p->path,
             p->task->kind->name, p->checkpoint.iteration, v->episodes, v->acting.noise ? "noise" : "zero", "sampler",
-            "steps", "evaluations", "mean return ± error", "µs an action");
-  fprintf(out, "%-10s %6d %12d %14.2f ± %7.2f %15.2f\n", acting_name(p, r), r->flow_steps, r->evaluations, r->mean,
+            "steps", "evaluations", "mean return ± error", "µs an action",
+            tracking ? "  success %  alive steps  MPJPE mm" : "");
+  fprintf(out, "%-10s %6d %12d %14.2f ± %7.2f %15.2f", acting_name(p, r), r->flow_steps, r->evaluations, r->mean,
           r->error, 1e6 * r->action_seconds);
+  if (tracking != NULL) {
+    const struct tracking_figures f = tracking_figures(tracking, -1);
+    fprintf(out, " %10.1f %12.2f %9.2f", 100 * f.success, f.alive, f.mpjpe);
+  }
+  fputc('\n', out);
   fflush(out);
 }
 
@@ -106,36 +114,54 @@ static struct error *evaluate_grid(const struct evaluation *v, const struct eval
   return e;
 }
 
+static void print_tracking(const struct tracking *t, bool json, FILE *out) {
+  if (json) fputs(", \"tracking\": {", out);
+  tracking_print(t, json, out);
+  if (json) fputc('}', out);
+}
+
 // The i-th of `count` combinations. One alone is told in full; more are rows of a table.
 static struct error *evaluate_nth(const struct loaded_policy *p, const struct eval_options *o, int i, int count,
-                                  struct evaluation *v, struct episode_result *results, FILE *out) {
+                                  struct evaluation *v, const struct tracking *tracking, struct episode_result *results,
+                                  FILE *out) {
   const bool table = count > 1;
   const int steps = o->step_count > 0 ? o->step_count : 1;
   struct evaluated r = {.sampler = v->acting.sampler, .flow_steps = v->acting.flow_steps};
   if (o->sampler_count > 0) r.sampler = o->sampler[i / steps];
   if (o->step_count > 0) r.flow_steps = o->steps[i % steps];
   TRY(evaluate_once(p, v, table, results, &r));
-  if (!o->json && table) print_table_row(p, v, &r, i == 0, out);
+  if (!o->json && table) print_table_row(p, v, &r, tracking, i == 0, out);
   else if (!o->json) print_evaluation(p, v, &r, out);
   if (o->json) {
     if (table) fputs(i == 0 ? "[" : ",\n ", out);
     print_json(p, v, &r, table, out);
   }
   if (!table && gridworld_of(p->task) != NULL) TRY(evaluate_grid(v, o, out));
+  if (tracking != NULL && (o->json || !table)) print_tracking(tracking, o->json, out);
   if (o->json) fputs(!table ? "}\n" : i == count - 1 ? "}]\n" : "}", out);
   return NULL;
+}
+
+static struct error *evaluate_all_choices(const struct loaded_policy *p, const struct eval_options *o,
+                                          struct evaluation *v, const struct tracking *tracking, FILE *out) {
+  struct episode_result *results = calloc((size_t)v->episodes + EVALUATE_BLOCK, sizeof *results);
+  if (results == NULL) return error_no_memory("evaluation results");
+  openblas_set_num_threads(1);
+  const int count = (o->sampler_count > 0 ? o->sampler_count : 1) * (o->step_count > 0 ? o->step_count : 1);
+  struct error *e = NULL;
+  for (int i = 0; e == NULL && i < count; ++i) e = evaluate_nth(p, o, i, count, v, tracking, results, out);
+  free(results);
+  return e;
 }
 
 static struct error *evaluate_policy(const struct loaded_policy *p, const struct eval_options *o, FILE *out) {
   TRY(check_choices(p, o));
   struct evaluation v = loaded_policy_evaluation(p, o->episodes, o->seed, o->noise);
-  struct episode_result *results = calloc((size_t)v.episodes + EVALUATE_BLOCK, sizeof *results);
-  if (results == NULL) return error_no_memory("evaluation results");
-  openblas_set_num_threads(1);
-  const int count = (o->sampler_count > 0 ? o->sampler_count : 1) * (o->step_count > 0 ? o->step_count : 1);
-  struct error *e = NULL;
-  for (int i = 0; e == NULL && i < count; ++i) e = evaluate_nth(p, o, i, count, &v, results, out);
-  free(results);
+  struct tracking tracking;
+  if (humanoid_track_library(p->task) == NULL) return evaluate_all_choices(p, o, &v, NULL, out);
+  TRY(tracking_init(&tracking, &v));
+  struct error *e = evaluate_all_choices(p, o, &v, &tracking, out);
+  tracking_free(&tracking);
   return e;
 }
 

@@ -10,7 +10,7 @@ struct error *loaded_policy_init(struct loaded_policy *p, const char *name) {
   TRY(checkpoint_open(name, &p->checkpoint, &p->path, metrics_warn, NULL));
   const struct checkpoint *c = &p->checkpoint;
   TRY(error_prefix(config_parse("its config", c->config_text, 0, NULL, &p->config), "%s", p->path));
-  TRY(task_open(p->config.task.name, p->config.task.episode_length, NULL, &p->task));
+  TRY(task_open(p->config.task.name, &p->config, NULL, &p->task));
   objective_layout(&p->objective, &p->config, p->task->obs_dim, p->task->action_dim);
   if (c->parameter_count != p->objective.parameter_count || c->obs_dim != p->task->obs_dim)
     return error_new(EXIT_CODE_FAILED, "%s: its parameters do not fit its config", p->path);

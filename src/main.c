@@ -12,6 +12,7 @@
 #include "common/config.h"
 #include "common/metrics.h"
 #include "eval.h"
+#include "motion.h"
 #include "plan.h"
 #include "render.h"
 #include "train.h"
@@ -34,6 +35,7 @@ struct arguments {
   struct plan_options plan;
   int start[2];                 // eval's
   struct render_options render; // its `eval` is the one above
+  struct motion_import_options motion;
   int64_t max_iterations, obs_dim, action_dim;
   int64_t grace;
   double max_wall;
@@ -72,6 +74,8 @@ enum option_code {
   OPTION_RANKS,
   OPTION_NET,
   OPTION_LATENCY,
+  OPTION_MODEL,
+  OPTION_RATE,
 };
 
 static struct error *usage(const char *format, const char *what) {
@@ -213,6 +217,14 @@ static struct error *read_cell(const char *text, struct arguments *a) {
   return NULL;
 }
 
+static struct error *read_rate(const char *text, double *rate) {
+  const double most = 1000;
+  char *end;
+  *rate = strtod(text, &end);
+  if (end != text && *end == '\0' && *rate > 0 && *rate <= most) return NULL;
+  return usage("--rate '%.100s' is not a number of frames a second, such as 30", text);
+}
+
 static struct error *take_option(struct arguments *a, int option, const char *value) {
   switch (option) {
   case OPTION_RUN:
@@ -263,6 +275,11 @@ static struct error *take_option(struct arguments *a, int option, const char *va
   case OPTION_BARE:
     a->render.bare = true;
     return NULL;
+  case OPTION_MODEL:
+    a->motion.model = value;
+    return NULL;
+  case OPTION_RATE:
+    return read_rate(value, &a->motion.fps);
   case OPTION_JSON:
     a->json = true;
     return NULL;
@@ -407,19 +424,32 @@ static struct error *run_config(const struct arguments *a, struct job *job) {
   return NULL;
 }
 
+// A count that a task of a body of the user's only has when it is opened is 0 here.
+static const char *count_text(int count, const char *otherwise, char text[32]) {
+  if (count == 0) return otherwise;
+  snprintf(text, 32, "%d", count);
+  return text;
+}
+
 static void describe_task(const struct task_kind *k) {
-  printf("%s: %s\nsource       %s\nmodel        %s\nobservation  %d numbers: %s\naction       %d numbers in [-1,1]\n"
-         "reward       %s\ntermination  %s\nepisode      %d control steps",
-         k->name, k->summary, k->source, k->model ? k->model : "none", k->obs_dim, k->observation, k->action_dim,
-         k->reward_text, k->termination, k->episode_length);
-  if (k->model != NULL) printf(" of %g s (physics step %g s)", k->control_dt, k->physics_dt);
+  char obs[32], act[32], length[32];
+  printf("%s: %s\nsource       %s\nmodel        %s\nobservation  %s numbers: %s\naction       %s numbers in [-1,1]\n"
+         "reward       %s\ntermination  %s\nepisode      %s control steps",
+         k->name, k->summary, k->source,
+         k->model  ? k->model
+         : k->open ? "the motion library's"
+                   : "none",
+         count_text(k->obs_dim, "39 J - 2", obs), k->observation, count_text(k->action_dim, "as many as servos:", act),
+         k->reward_text, k->termination, count_text(k->episode_length, "at most the longest clip's", length));
+  if (k->physics_dt > 0) printf(" of %.4g s (physics step %.4g s)", k->control_dt, k->physics_dt);
   putchar('\n');
 }
 
 static void list_task(const struct task_kind *k) {
-  char seconds[32] = "-";
-  if (k->model != NULL) snprintf(seconds, sizeof seconds, "%g", k->control_dt);
-  printf("%-24s %5d %7d %9s  %s\n", k->name, k->obs_dim, k->action_dim, seconds, k->source);
+  char seconds[32] = "-", obs[32], act[32];
+  if (k->control_dt > 0) snprintf(seconds, sizeof seconds, "%.4g", k->control_dt);
+  printf("%-24s %5s %7s %9s  %s\n", k->name, count_text(k->obs_dim, "-", obs), count_text(k->action_dim, "-", act),
+         seconds, k->source);
 }
 
 static struct error *run_tasks(const struct arguments *a, struct job *job) {
@@ -435,9 +465,43 @@ static struct error *run_tasks(const struct arguments *a, struct job *job) {
   }
   if (a->operand_count == 0) return NULL;
   struct task *task;
-  struct error *e = task_open(a->operands[0], 0, NULL, &task); // for its word on unknown names
+  struct error *e = task_open(a->operands[0], NULL, NULL, &task); // for its word on unknown names
   task_close(task);
   return e;
+}
+
+// --- motion ---
+
+static struct error *run_motion_import(const struct arguments *a) {
+  struct motion_import_options o = a->motion;
+  if (a->render.output == NULL || *a->render.output == '\0')
+    return usage("motion %s needs -o FILE, the library to write", "import");
+  o.out = a->render.output;
+  o.source_count = a->operand_count - 1;
+  o.sources = a->operands + 1;
+  return motion_import(&o, stdout);
+}
+
+static struct error *run_motion(const struct arguments *a, struct job *job) {
+  (void)job;
+  const char *verb = a->operands[0];
+  const int count = a->operand_count;
+  const char *clip = count == 3 ? a->operands[2] : NULL;
+  if (strcmp(verb, "import") == 0) return run_motion_import(a);
+  if (strcmp(verb, "play") == 0 && (count == 2 || count == 3))
+    return motion_play(&(struct motion_play_options){a->operands[1], clip, a->render.output, a->render.camera,
+                                                     a->render.width, a->render.height, a->render.fps},
+                       stdout);
+  if (strcmp(verb, "list") != 0 && strcmp(verb, "show") != 0 && strcmp(verb, "play") != 0)
+    return usage("motion '%.100s' is unknown: import, list, show or play", verb);
+  if (a->render.output != NULL || a->motion.model != NULL || a->motion.fps > 0)
+    return usage("motion %.100s takes no option but --json", verb);
+  if (strcmp(verb, "list") == 0 && count == 2) return motion_list(a->operands[1], a->json, stdout);
+  if (strcmp(verb, "show") == 0 && (count == 2 || count == 3))
+    return motion_show(a->operands[1], clip, a->json, stdout);
+  return usage("usage: flowrank motion %s", verb[0] == 'l'   ? "list LIBRARY [--json]"
+                                            : verb[0] == 's' ? "show LIBRARY [CLIP] [--json]"
+                                                             : "play LIBRARY [CLIP] -o FILE");
 }
 
 // --- train and bench, the commands that may run on many ranks ---
@@ -537,6 +601,16 @@ static const struct option INFO_OPTIONS[] = {FLAG("json", OPTION_JSON), HELP, EN
 static const struct option NO_OPTIONS[] = {HELP, END};
 static const struct option CONFIG_OPTIONS[] = {TAKES("set", OPTION_SET), FLAG("reference", OPTION_REFERENCE), HELP,
                                                END};
+static const struct option MOTION_OPTIONS[] = {TAKES("output", 'o'),
+                                               TAKES("model", OPTION_MODEL),
+                                               TAKES("rate", OPTION_RATE),
+                                               TAKES("camera", OPTION_CAMERA),
+                                               TAKES("width", OPTION_WIDTH),
+                                               TAKES("height", OPTION_HEIGHT),
+                                               TAKES("fps", OPTION_FPS),
+                                               FLAG("json", OPTION_JSON),
+                                               HELP,
+                                               END};
 static const struct option BENCH_OPTIONS[] = {TAKES("set", OPTION_SET),
                                               TAKES("obs-dim", OPTION_OBS_DIM),
                                               TAKES("action-dim", OPTION_ACTION_DIM),
@@ -606,6 +680,21 @@ static const struct command COMMANDS[] = {
      "Prints the effective, validated config, or every setting with type, default, range and meaning.\n", 0, 1, false,
      CONFIG_OPTIONS, run_config},
     {"tasks", "tasks [NAME]", "Lists the tasks, or explains one.\n", 0, 1, false, NO_OPTIONS, run_tasks},
+    {"motion",
+     "motion import -o LIBRARY [--model MJCF] [--rate FPS] [SOURCE]... | motion list LIBRARY [--json]\n"
+     "                     | motion show LIBRARY [CLIP] [--json]\n"
+     "                     | motion play LIBRARY [CLIP] -o FILE [--camera NAME] [--width W] [--height H] [--fps F]",
+     "Libraries of reference motion, for the task humanoid_track.\n"
+     "  import           reads DeepMimic's JSON clips and dm_control's mocap HDF5, files or folders, and writes a "
+     "library;\n"
+     "                   no SOURCE: the DeepMimic clips that tools/setup.sh unpacked. A clip that cannot be used is "
+     "named\n"
+     "                   and left out\n"
+     "  --model MJCF     the body (default: the DeepMimic or the CMU humanoid, as the first source needs)\n"
+     "  --rate FPS       resamples to so many frames a second (default: each clip's own)\n"
+     "  list, show       all clips in a line each; one in detail\n"
+     "  play             draws a clip as .mp4 or .gif, without physics; its options are those of render\n",
+     1, INT32_MAX, false, MOTION_OPTIONS, run_motion},
     {"bench", "bench env|rollout|update|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
      "Measures against the machine's limit in the same process.\n"
      "  env                   the tasks alone, with random actions, on one core and on cluster.threads\n"

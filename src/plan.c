@@ -228,12 +228,12 @@ static struct error *planned_init(struct planned *d, struct comm *comm, const st
   struct task *task;
   struct plan_work *w = &d->work;
   d->config = *config;
-  TRY(task_open(config->task.name, config->task.episode_length, NULL, &task));
+  TRY(task_open(config->task.name, config, NULL, &task));
   snprintf(d->task, sizeof d->task, "%s", task->kind->name);
   objective_layout(&d->objective, &d->config, task->obs_dim, task->action_dim);
   w->sizes = shard_sizes(config);
   struct trajectory_layout l;
-  trajectory_layout_init(&l, &d->objective.policy, &w->sizes, task->episode_length, task->state_size);
+  trajectory_layout_init(&l, &d->objective.policy, &w->sizes, task->least_length, task->state_size);
   const double length = (double)evaluate_length(task, config->eval.episode_length);
   task_close(task);
   w->learner_bytes = (double)l.learner_bytes, w->tail_bytes = (double)(l.bytes - l.learner_bytes);

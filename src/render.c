@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "actor/renderer.h"
+#include "actor/tasks/humanoid_track.h"
 #include "actor/video.h"
 #include "loaded_policy.h"
 
@@ -29,7 +30,8 @@ struct film {
   struct renderer renderer;
   struct video video;
   enum video_kind kind;
-  int64_t frames; // drawn
+  mjData *reference; // of humanoid_track: drawn beside the body, translucent; else null
+  int64_t frames;    // drawn
 };
 
 // --- What is seen ---
@@ -67,6 +69,13 @@ static int64_t state_of_frame(const struct film *f, int64_t states, int64_t n) {
   return state < states ? state : -1;
 }
 
+static void add_reference(struct film *f, const double *state) {
+  const float opacity = 0.4f;
+  humanoid_track_reference(f->task, state, f->reference->qpos, f->reference->qvel);
+  mj_kinematics(f->task->model, f->reference);
+  renderer_ghost(&f->renderer, f->task->model, f->reference, opacity);
+}
+
 static struct error *draw(struct film *f, int64_t episode, int64_t step, double episode_return) {
   const struct seen *s = &f->seen;
   const size_t at = (size_t)(episode % EVALUATE_BLOCK * s->capacity + step);
@@ -74,6 +83,7 @@ static struct error *draw(struct film *f, int64_t episode, int64_t step, double 
   task_load(f->task, &f->worker.task, s->states + at * s->state_size);
   mj_forward(f->task->model, f->worker.task.data);
   renderer_scene(&f->renderer, f->task->model, f->worker.task.data);
+  if (f->reference != NULL) add_reference(f, s->states + at * s->state_size);
   snprintf(values, sizeof values, "%" PRId64 "\n%" PRId64 "\n%.3f\n%.1f", episode, step, (double)s->rewards[at],
            episode_return);
   renderer_draw(&f->renderer, f->o->bare ? NULL : "episode\nstep\nreward\nreturn", values);
@@ -120,12 +130,16 @@ static struct error *check_side(const char *option, int64_t value) {
   return error_new(EXIT_CODE_USAGE, "--%s %" PRId64 " is odd; videos have an even number of pixels", option, value);
 }
 
+struct error *render_check_frames(int64_t width, int64_t height, int64_t fps) {
+  TRY(check_side("width", width));
+  TRY(check_side("height", height));
+  return check_range("fps", fps, 1, MOST_FRAMES_PER_SECOND);
+}
+
 static struct error *check_options(const struct render_options *o, enum video_kind *kind) {
   if (o->output == NULL) return error_new(EXIT_CODE_USAGE, "render needs -o FILE, ending in .mp4, .gif or .png");
   TRY(video_kind_of(o->output, kind));
-  TRY(check_side("width", o->width));
-  TRY(check_side("height", o->height));
-  TRY(check_range("fps", o->fps, 1, MOST_FRAMES_PER_SECOND));
+  TRY(render_check_frames(o->width, o->height, o->fps));
   TRY(check_range("frames", o->frames, 1, MOST_SHEET_FRAMES));
   if (*kind == VIDEO_PNG) TRY(check_range("episodes", o->eval.episodes, 1, MOST_SHEET_FRAMES));
   if (o->eval.sampler_count <= 1 && o->eval.step_count <= 1) return NULL;
@@ -149,10 +163,12 @@ static struct error *choose_acting(const struct loaded_policy *p, const struct e
 static struct error *shoot(struct film *f, struct evaluation *v, const mjvCamera *camera, FILE *out) {
   TRY(seen_init(&f->seen, v));
   TRY(evaluate_worker_init(&f->worker, v));
+  if (humanoid_track_library(f->task) != NULL) f->reference = mj_makeData(f->task->model);
   struct error *e = renderer_init(&f->renderer, f->task->model, camera, (int)f->o->width, (int)f->o->height);
   if (e == NULL) e = draw_all(f, v, out);
   if (e == NULL) e = video_close(&f->video);
   renderer_free(&f->renderer);
+  mj_deleteData(f->reference);
   evaluate_worker_free(&f->worker);
   return e;
 }

@@ -22,6 +22,9 @@ struct render_options {
 };
 
 // Prints each episode's return, and what was written.
+// What --width, --height and --fps allow. Errors: usage.
+struct error *render_check_frames(int64_t width, int64_t height, int64_t fps) MUST_USE;
+
 struct error *render(const struct render_options *options, FILE *out) MUST_USE;
 
 #endif

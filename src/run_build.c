@@ -49,11 +49,11 @@ static struct error *init_evaluators(struct run *r) {
 
 struct error *run_build(struct run *r) {
   struct task *task;
-  TRY(task_open(r->config.task.name, r->config.task.episode_length, NULL, &task));
+  TRY(task_open(r->config.task.name, &r->config, NULL, &task));
   r->task = task;
   objective_layout(&r->objective, &r->config, task->obs_dim, task->action_dim);
   r->sizes = shard_sizes(&r->config);
-  trajectory_layout_init(&r->layout, &r->objective.policy, &r->sizes, task->episode_length, task->state_size);
+  trajectory_layout_init(&r->layout, &r->objective.policy, &r->sizes, task->least_length, task->state_size);
   TRY(placement_init(&r->placement, &r->config, comm_size(r->comm)));
   const struct placement *p = &r->placement;
   r->mode = p->learners == p->ranks ? LEARNERS_ALL : p->learners;

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what flowrank needs and does not find: Debian packages, then MuJoCo and the task models (tools/pinned.txt)
 # unpacked under build/deps. What is there is left alone, so a second run needs neither root nor network.
-#   tools/setup.sh [--render] [--tests] [--slurm]
+#   tools/setup.sh [--render] [--humanoid] [--tests] [--slurm]
 #     --render: what `flowrank render` needs as well: ffmpeg, and OpenGL without a screen
-#     --tests: what building and running the tests needs as well, rendering included
+#     --humanoid: the bodies and clips of the task humanoid_track as well (two wheels, 160 MB; little of them is kept)
+#     --tests: what building and running the tests needs as well, rendering and humanoids included
 #     --slurm: what the tests on a SLURM need as well; none of its services is started
 # tools/quickstart.sh and tools/test.sh source this file and use its functions.
 set -euo pipefail
@@ -35,7 +36,7 @@ slurm_packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libp
 
 install_packages() {
   local wanted=(build-essential cmake pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libopenblas-dev libyaml-dev
-    libxxhash-dev libsleef-dev librandom123-dev python3 python3-pip unzip ca-certificates)
+    libxxhash-dev libsleef-dev librandom123-dev libjansson-dev python3 python3-pip unzip ca-certificates)
   python_with "yaml,$plot_modules" >/dev/null ||
     wanted+=(python3-numpy python3-h5py python3-matplotlib python3-yaml)
   [[ " $* " != *" --tests "* ]] || wanted+=(libcmocka-dev clang libomp-dev clang-format clang-tidy hdf5-tools)
@@ -78,8 +79,8 @@ check_wheel() {
     die "$1 is refused: its sha256 is $sum, which tools/pinned.txt does not list; delete the file and run again"
 }
 
-# install_wheel NAME ARCH TOP PATTERN...: puts the files of NAME's pinned wheel for ARCH that match a PATTERN, and its
-# licences, into $deps_dir/NAME, without the leading folder TOP (may be '') of the wheel. A wheel in $deps_dir/wheels saves the
+# install_wheel NAME ARCH TOP PATTERN...: puts the files of NAME's pinned wheel for ARCH (any: whatever there is) that match
+# a PATTERN, and its licences, into $deps_dir/NAME, without the leading folder TOP (may be '') of the wheel. A wheel in $deps_dir/wheels saves the
 # download. All steps end in a rename, and the stamp names the pinned line, so an interrupted run is done again.
 install_wheel() {
   local name=$1 arch=$2 top=$3 pin version
@@ -105,17 +106,19 @@ install_wheel() {
       printf '%s\n' "$pin" >"$work/requirement.txt"
       "$python" -m pip download --quiet --disable-pip-version-check --require-hashes --requirement \
         "$work/requirement.txt" --no-deps --only-binary=:all: --implementation cp --python-version 3.11 --abi cp311 \
-        --platform "manylinux_2_28_$(uname -m)" --dest "$work/download" ||
+        --platform "manylinux_2_28_$(uname -m)" --platform manylinux2014_x86_64 --dest "$work/download" ||
         die "could not download $name $version; without network see docs/install.md"
       mv "$work/download/"*.whl "$deps_dir/wheels/"
       wheels=("$deps_dir/wheels/$name-$version-"*"$arch.whl")
     fi
     ((${#wheels[@]} == 1)) || die "$deps_dir/wheels: expected one wheel $name-$version-*$arch.whl"
     check_wheel "${wheels[0]}" "$pin"
-    unzip -q "${wheels[0]}" "$@" '*.dist-info/licenses/*' -d "$work/files"
+    unzip -q "${wheels[0]}" "$@" '*.dist-info/*' -d "$work/files"
     tree=$work/files${top:+/$top}
-    mv "$work/files/"*.dist-info/licenses "$tree/"
-    rmdir "$work/files/"*.dist-info
+    mkdir "$tree/licenses"
+    find "$work/files/"*.dist-info -type f \( -path '*/licenses/*' -o -name 'LICENSE*' -o -name 'AUTHORS*' \) \
+      -exec mv -t "$tree/licenses" {} +
+    rm -r "$work/files/"*.dist-info
     printf '%s\n' "$pin" >"$tree/.pinned"
     rm -rf "$target"
     mv -T "$tree" "$target"
@@ -141,10 +144,39 @@ install_models() {
   fi
 }
 
+# The bodies and clips of humanoid_track into $deps_dir/humanoid: nothing of a body is copied but its numbers, which
+# tools/humanoid_models.py makes MJCF of.
+install_humanoid() {
+  install_wheel pybullet manylinux2014_x86_64 pybullet_data 'pybullet_data/data/motions/*' \
+    'pybullet_data/humanoid/humanoid.urdf'
+  install_wheel dm_control any '' 'dm_control/locomotion/walkers/cmu_humanoid.py' \
+    'dm_control/locomotion/walkers/assets/humanoid_CMU_V2020.xml' 'dm_control/locomotion/mocap/test_trajectories.h5'
+  say "humanoid bodies"
+  local target=$deps_dir/humanoid maker=$source_dir/tools/humanoid_models.py made
+  made="$(sha256sum <"$maker") $(grep -E '^(pybullet|dm_control)==' "$pinned")"
+  if [[ -f $target/.made && $(<"$target/.made") == "$made" ]]; then
+    echo "there: $target"
+    return
+  fi
+  (
+    work=$(mktemp -d "$deps_dir/unpack.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/humanoid"
+    python3 "$maker" deepmimic "$deps_dir/pybullet/humanoid/humanoid.urdf" "$work/humanoid/deepmimic.xml"
+    python3 "$maker" cmu "$deps_dir/dm_control" "$work/humanoid/cmu.xml"
+    ln -s ../pybullet/data/motions "$work/humanoid/motions"
+    printf '%s\n' "$made" >"$work/humanoid/.made"
+    rm -rf "$target"
+    mv -T "$work/humanoid" "$target"
+    echo "made: $target"
+  )
+}
+
 setup() {
   install_packages "$@"
   install_mujoco
   install_models
+  [[ " $* " != *" --tests "* && " $* " != *" --humanoid "* ]] || install_humanoid
 }
 
 # build FOLDER TARGET [-D...]: configures and builds with all cores; returns whether that went well.
@@ -161,13 +193,13 @@ build() {
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   for option in "$@"; do
     case $option in
-    --render | --tests | --slurm) ;;
+    --render | --humanoid | --tests | --slurm) ;;
     --help | -h)
       sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
       exit 0
       ;;
     *)
-      echo "setup.sh: unknown option '$option'; allowed: --render, --tests, --slurm" >&2
+      echo "setup.sh: unknown option '$option'; allowed: --render, --humanoid, --tests, --slurm" >&2
       exit 2
       ;;
     esac

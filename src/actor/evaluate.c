@@ -49,7 +49,7 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
   memset(w->obs, 0, EVALUATE_BLOCK * obs * sizeof(float));
   for (int i = 0; i < count; ++i) {
     const struct rng_stream draws = rng_stream(v->acting.seed, RNG_EVAL + RNG_RESET, (uint32_t)(first + i), 0);
-    task_reset(v->task, &w->task, draws, w->state + (size_t)i * size, w->obs + (size_t)i * obs);
+    task_reset_evaluation(v->task, &w->task, first + i, draws, w->state + (size_t)i * size, w->obs + (size_t)i * obs);
     results[i] = (struct episode_result){0};
     watch(v, first + i, w->state + (size_t)i * size, 0);
   }
@@ -60,10 +60,9 @@ void evaluate_block(const struct evaluation *v, struct evaluate_worker *w, int64
     for (int i = 0; i < count; ++i) {
       if (ended[i]) continue;
       float *action = w->action + (size_t)i * act, reward;
-      bool broken;
       policy_squash(act, action, action);
-      task_step(v->task, &w->task, action, w->state + (size_t)i * size, w->obs + (size_t)i * obs, &reward, &ended[i],
-                &broken);
+      ended[i] =
+          task_step(v->task, &w->task, action, w->state + (size_t)i * size, w->obs + (size_t)i * obs, &reward) != 0;
       results[i].episode_return += (double)reward;
       results[i].length += 1;
       watch(v, first + i, w->state + (size_t)i * size, reward);

@@ -42,7 +42,7 @@ static inline int64_t evaluate_blocks(const struct evaluation *v) {
 
 // The setting eval.episode_length, whose 0 means the task's own, whatever training truncates at.
 static inline int64_t evaluate_length(const struct task *task, int64_t setting) {
-  return setting > 0 ? setting : task->kind->episode_length;
+  return setting > 0 ? setting : task->natural_length;
 }
 
 struct evaluate_worker {

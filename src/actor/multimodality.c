@@ -79,11 +79,10 @@ static void walk_block(struct crowd *c, int count, uint32_t owner, struct walk *
     for (int i = 0; i < count; ++i) {
       const size_t at = (size_t)i * DIMS;
       float reward;
-      bool broken;
       if (step == 0) memcpy(walk[i].action, c->action + at, sizeof walk[i].action);
       if (c->ended[i]) continue;
-      task_step(c->v->task, &c->task, c->action + at, c->state + (size_t)i * c->v->task->state_size, c->obs + at,
-                &reward, &c->ended[i], &broken);
+      c->ended[i] = task_step(c->v->task, &c->task, c->action + at, c->state + (size_t)i * c->v->task->state_size,
+                              c->obs + at, &reward) != 0;
       walk[i].steps++;
       if (!c->ended[i]) continue;
       walk[i].end = end_of(c, i);

@@ -95,13 +95,14 @@ static void step_env(const struct rollout *r, struct rollout_worker *w, int shar
   const size_t row = (size_t)e * (size_t)r->sizes.steps + (size_t)step;
   double *env = out->state + (size_t)e * r->layout.state_size;
   float *obs = w->obs + (size_t)e * dim;
-  bool terminated, broken;
   memcpy(out->action + row * columns, w->record + (size_t)e * columns, columns * sizeof(float));
-  task_step(r->task, &w->task, w->env_action + (size_t)e * dims, env_task(r, env), obs, &out->reward[row], &terminated,
-            &broken);
+  const unsigned end =
+      task_step(r->task, &w->task, w->env_action + (size_t)e * dims, env_task(r, env), obs, &out->reward[row]);
   env[ENV_EPISODE_STEP] += 1;
   env[ENV_EPISODE_RETURN] += (double)out->reward[row];
-  const bool truncated = !terminated && env[ENV_EPISODE_STEP] >= (double)r->task->episode_length;
+  const bool terminated = (end & TASK_TERMINATED) != 0;
+  const bool over = (end & TASK_COMPLETE) != 0 || env[ENV_EPISODE_STEP] >= (double)r->task->episode_length;
+  const bool truncated = !terminated && over;
   out->flags[row] = (uint8_t)((terminated ? STEP_TERMINATED : 0) | (truncated ? STEP_TRUNCATED : 0));
   if (!terminated && !truncated) return;
   if (truncated && r->layout.finals > 0) {
@@ -112,7 +113,7 @@ static void step_env(const struct rollout *r, struct rollout_worker *w, int shar
   out->report->episodes += whole;
   out->report->return_sum += whole ? env[ENV_EPISODE_RETURN] : 0;
   out->report->length_sum += whole ? env[ENV_EPISODE_STEP] : 0;
-  out->report->broken += broken;
+  out->report->broken += (end & TASK_BROKEN) != 0;
   env[ENV_EPISODE] += 1;
   begin_episode(r, w, shard_first_env(&r->sizes, shard) + (uint32_t)e, env, obs);
 }
@@ -149,6 +150,8 @@ void rollout_collect(const struct rollout *r, struct rollout_worker *w, int shar
   const int steps = r->sizes.steps, envs = r->sizes.envs;
   const uint32_t first_env = shard_first_env(&r->sizes, shard);
   const uint32_t first_step = (uint32_t)(iteration * steps);
+  if (r->task->kind->pool != NULL)
+    r->task->kind->pool(r->task, &w->task, env_task(r, out->state), r->layout.state_size, envs);
   memset(w->truncations, 0, (size_t)envs * sizeof *w->truncations);
   *out->report = (struct shard_report){0};
   for (int e = 0; e < envs; ++e) {

@@ -19,9 +19,9 @@ enum { MUJOCO_4_0_0 = 4000000 };
 static const char MODEL_FOLDER[] = "mujoco_playground/_src/dm_control_suite/xmls";
 
 static const struct task_family *const FAMILIES[] = {
-    &acrobot_family, &ball_in_cup_family, &cartpole_family, &cheetah_family,  &finger_family,
-    &fish_family,    &hopper_family,      &humanoid_family, &pendulum_family, &point_mass_family,
-    &reacher_family, &swimmer_family,     &walker_family,   &gridworld_family};
+    &acrobot_family, &ball_in_cup_family, &cartpole_family, &cheetah_family,   &finger_family,
+    &fish_family,    &hopper_family,      &humanoid_family, &pendulum_family,  &point_mass_family,
+    &reacher_family, &swimmer_family,     &walker_family,   &gridworld_family, &humanoid_track_family};
 enum { FAMILY_COUNT = sizeof FAMILIES / sizeof *FAMILIES };
 
 int task_count(void) {
@@ -65,7 +65,7 @@ static void end_process(const char *text) {
   _exit(EXIT_CODE_FAILED);
 }
 
-static struct error *check_mujoco(void) {
+struct error *task_check_mujoco(void) {
   if (mj_version() != mjVERSION_HEADER)
     return error_new(EXIT_CODE_FAILED, "MuJoCo library %s does not fit the headers of version %d it was built with",
                      mj_versionString(), mjVERSION_HEADER);
@@ -93,7 +93,7 @@ static struct error *model_path(const struct task_kind *kind, const char *assets
 
 static struct error *load_model(struct task *task, const char *assets) {
   char path[4096], reason[512] = "";
-  TRY(check_mujoco());
+  TRY(task_check_mujoco());
   TRY(model_path(task->kind, assets, sizeof path, path));
   mjSpec *spec = mj_parseXML(path, NULL, reason, sizeof reason);
   struct error *e = NULL;
@@ -166,7 +166,12 @@ static struct error *copy_stepped_models(struct task *task) {
   return NULL;
 }
 
-struct error *task_open(const char *name, int64_t episode_length, const char *assets, struct task **out) {
+static struct error *open_own(struct task *task, const struct config *config) {
+  TRY(task_check_mujoco());
+  return task->kind->open(task, config);
+}
+
+struct error *task_open(const char *name, const struct config *config, const char *assets, struct task **out) {
   *out = NULL;
   const struct task_kind *kind = NULL;
   TRY(find_kind(name, &kind));
@@ -175,9 +180,10 @@ struct error *task_open(const char *name, int64_t episode_length, const char *as
   task->kind = kind;
   task->obs_dim = kind->obs_dim;
   task->action_dim = kind->action_dim;
-  task->episode_length = episode_length > 0 ? episode_length : kind->episode_length;
-  struct error *e = NULL;
-  if (kind->model != NULL) {
+  task->natural_length = kind->episode_length;
+  task->extra_size = (size_t)kind->extra_size;
+  struct error *e = kind->open != NULL ? open_own(task, config) : NULL;
+  if (e == NULL && kind->model != NULL) {
     task->substeps = (int)lround(kind->control_dt / kind->physics_dt);
     e = load_model(task, assets);
     if (e == NULL) e = check_sizes(task);
@@ -189,7 +195,10 @@ struct error *task_open(const char *name, int64_t episode_length, const char *as
     task_close(task);
     return e;
   }
-  task->state_size = (size_t)kind->extra_size;
+  const int64_t asked = config != NULL ? config->task.episode_length : 0;
+  task->episode_length = asked > 0 ? asked : task->natural_length;
+  task->least_length = kind->complete != NULL ? 1 : task->episode_length;
+  task->state_size = task->extra_size;
   if (task->model != NULL) name_state(task);
   *out = task;
   return NULL;
@@ -197,6 +206,7 @@ struct error *task_open(const char *name, int64_t episode_length, const char *as
 
 void task_close(struct task *task) {
   if (task == NULL) return;
+  if (task->kind->close != NULL) task->kind->close(task);
   mj_deleteModel(task->model);
   mj_deleteModel(task->inner_model);
   mj_deleteModel(task->last_model);
@@ -205,14 +215,15 @@ void task_close(struct task *task) {
 
 struct error *task_worker_init(const struct task *task, struct task_worker *w) {
   *w = (struct task_worker){0};
-  const size_t extra = (size_t)task->kind->extra_size;
-  w->extra = calloc(extra + (size_t)(task->obs_dim + task->action_dim), sizeof *w->extra);
+  const size_t extra = task->extra_size, buffer = (size_t)task->obs_dim + (size_t)task->action_dim;
+  w->extra = calloc(extra + buffer + task->scratch_size, sizeof *w->extra);
   if (task->model != NULL) w->data = mj_makeData(task->model);
   if (w->extra == NULL || (task->model != NULL && w->data == NULL)) {
     task_worker_free(w);
     return error_no_memory("a simulator");
   }
   w->buffer = w->extra + extra;
+  w->scratch = w->buffer + buffer;
   return NULL;
 }
 
@@ -223,13 +234,13 @@ void task_worker_free(struct task_worker *w) {
 }
 
 void task_load(const struct task *task, struct task_worker *w, const double *state) {
-  const size_t extra = (size_t)task->kind->extra_size;
+  const size_t extra = task->extra_size;
   memcpy(w->extra, state, extra * sizeof *state);
   if (task->model != NULL) mj_setState(task->model, w->data, state + extra, task->state_parts);
 }
 
 void task_save(const struct task *task, const struct task_worker *w, double *state) {
-  const size_t extra = (size_t)task->kind->extra_size;
+  const size_t extra = task->extra_size;
   memcpy(state, w->extra, extra * sizeof *state);
   if (task->model != NULL) mj_getState(task->model, w->data, state + extra, task->state_parts);
 }
@@ -239,13 +250,30 @@ static void observe(const struct task *task, const struct task_worker *w, float 
   for (int i = 0; i < task->obs_dim; ++i) obs[i] = (float)w->buffer[i];
 }
 
-void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs) {
-  if (task->model != NULL) mj_resetData(task->model, w->data);
-  if (task->kind->reset != NULL) task->kind->reset(task, w, draws);
+// From the task's own reset on.
+static void finish_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state,
+                         float *obs) {
   if (task->model != NULL) mj_forward(task->model, w->data);
   if (task->kind->settle != NULL) task->kind->settle(task, w, draws);
   observe(task, w, obs);
   task_save(task, w, state);
+}
+
+void task_reset(const struct task *task, struct task_worker *w, struct rng_stream draws, double *state, float *obs) {
+  if (task->model != NULL) mj_resetData(task->model, w->data);
+  if (task->kind->reset != NULL) task->kind->reset(task, w, draws);
+  finish_reset(task, w, draws, state, obs);
+}
+
+void task_reset_evaluation(const struct task *task, struct task_worker *w, int64_t episode, struct rng_stream draws,
+                           double *state, float *obs) {
+  if (task->kind->reset_evaluation == NULL) {
+    task_reset(task, w, draws, state, obs);
+    return;
+  }
+  if (task->model != NULL) mj_resetData(task->model, w->data);
+  task->kind->reset_evaluation(task, w, episode, draws);
+  finish_reset(task, w, draws, state, obs);
 }
 
 // Not a number, or so large that observations would soon be none: beyond the bound of MuJoCo's own check.
@@ -255,8 +283,8 @@ static bool is_bad(const double *values, int64_t count) {
   return false;
 }
 
-void task_step(const struct task *task, struct task_worker *w, const float *action, double *state, float *obs,
-               float *reward, bool *terminated, bool *broken) {
+unsigned task_step(const struct task *task, struct task_worker *w, const float *action, double *state, float *obs,
+                   float *reward) {
   double *const act = w->buffer + task->obs_dim;
   for (int i = 0; i < task->action_dim; ++i) act[i] = (double)action[i];
   task_load(task, w, state);
@@ -269,10 +297,13 @@ void task_step(const struct task *task, struct task_worker *w, const float *acti
   }
   observe(task, w, obs);
   const double r = task->kind->reward(task, w, act);
-  *broken = task->model != NULL && (is_bad(w->data->qpos, task->model->nq) || is_bad(w->data->qvel, task->model->nv));
-  *terminated = *broken || (task->kind->terminated != NULL && task->kind->terminated(task, w));
-  *reward = *broken || !isfinite(r) ? 0.0f : (float)r;
+  const bool broken =
+      task->model != NULL && (is_bad(w->data->qpos, task->model->nq) || is_bad(w->data->qvel, task->model->nv));
+  *reward = broken || !isfinite(r) ? 0.0f : (float)r;
   task_save(task, w, state);
+  if (broken) return TASK_TERMINATED | TASK_BROKEN;
+  if (task->kind->terminated != NULL && task->kind->terminated(task, w)) return TASK_TERMINATED;
+  return task->kind->complete != NULL && task->kind->complete(task, w) ? TASK_COMPLETE : 0;
 }
 
 static double falloff(double distance, enum sigmoid sigmoid, double value_at_margin) {

@@ -29,6 +29,11 @@ struct setting {
 
 // clang-format off
 static const char *const resets[] = {[RESET_RANDOM] = "random", [RESET_FIRST_STATE] = "first_state", NULL};
+static const char *const conditionings[] = {[CONDITIONING_FULL] = "full", [CONDITIONING_ROOT_HANDS] = "root_hands",
+                                            [CONDITIONING_ROOT] = "root", NULL};
+static const char *const samplings[] = {[SAMPLING_UNIFORM] = "uniform", [SAMPLING_FAILURE] = "failure", NULL};
+static const char *const servo_targets[] = {
+  [SERVO_TARGET_POSE] = "pose", [SERVO_TARGET_REFERENCE] = "reference", NULL};
 static const char *const normalizers[] = {
   [NORMALIZER_EXACT] = "exact", [NORMALIZER_REFERENCE] = "reference", [NORMALIZER_NONE] = "none", NULL};
 static const char *const samplers[] = {
@@ -68,6 +73,22 @@ static const struct setting settings[] = {
           .words = resets),
   SETTING(BOOLEAN, task.stagger, "false", "",
           "first episodes begin at a random step count, so that truncations spread over iterations"),
+  SETTING(WORD, task.motions, "none", "",
+          "humanoid_track: the motion library, a file that `flowrank motion import` wrote"),
+  SETTING(WORD, task.clips, "all", "", "humanoid_track: clips of the library to follow, joined by +, such as walk+run"),
+  SETTING(CHOICE, task.conditioning, "full", "",
+          "humanoid_track: what the observation shows of the reference; root_hands, root: positions of these bodies alone",
+          .words = conditionings),
+  SETTING(CHOICE, task.sampling, "uniform", "",
+          "humanoid_track: how an episode's clip is drawn; failure: more often where recent episodes have failed",
+          .words = samplings),
+  SETTING(CHOICE, task.servo_target, "pose", "",
+          "humanoid_track: what an action is added to, the default pose or (full conditioning alone) the reference",
+          .words = servo_targets),
+  SETTING(REAL, task.servo_reach, "1", "(0, 1]",
+          "humanoid_track: how far an action of 1 moves a servo's target, as a share of its range"),
+  SETTING(REAL, task.power_cost, "0.0005", "[0, 1]",
+          "humanoid_track: reward that a watt of the servos costs in a control step (the authors' code)"),
 
   SETTING(INTEGER, rollout.envs, "2048", "[1, 1048576]", "environments in all; a multiple of shards"),
   SETTING(INTEGER, rollout.unroll_length, "30", "[1, 65536]", "control steps of an unroll"),
@@ -122,6 +143,8 @@ static const struct setting settings[] = {
   SETTING(REAL, objective.entropy_cost, "0", "[0, 1e3]", "factor on the entropy that is added to what is maximised",
           METHODS = PPO),
   SETTING(REAL, objective.value_coef, "0.25", "[0, 1e6]", "factor on the value loss"),
+  SETTING(REAL, objective.value_clip, "0", "[0, 1e6]",
+          "PPO's clipping of values, to those before the update ± this; 0: none"),
   SETTING(REAL, objective.discount, "0.995", "[0, 1]", "discount of a control step (gamma)"),
   SETTING(REAL, objective.gae_lambda, "0.95", "[0, 1]", "lambda of generalised advantage estimation"),
   SETTING(BOOLEAN, objective.normalize_advantage, "true", "", "normalise advantages over each minibatch"),

@@ -11,6 +11,9 @@
 enum { CONFIG_MAX_LAYERS = 16, CONFIG_MAX_NAME = 256 };
 
 enum reset_kind { RESET_RANDOM, RESET_FIRST_STATE };
+enum conditioning_kind { CONDITIONING_FULL, CONDITIONING_ROOT_HANDS, CONDITIONING_ROOT };
+enum sampling_kind { SAMPLING_UNIFORM, SAMPLING_FAILURE };
+enum servo_target_kind { SERVO_TARGET_POSE, SERVO_TARGET_REFERENCE };
 enum normalizer_kind { NORMALIZER_EXACT, NORMALIZER_REFERENCE, NORMALIZER_NONE };
 enum sampler_kind { SAMPLER_EULER, SAMPLER_HEUN, SAMPLER_MIDPOINT, SAMPLER_RK4 };
 enum objective_kind { OBJECTIVE_FPO, OBJECTIVE_PPO, OBJECTIVE_DPPO, OBJECTIVE_KINDS };
@@ -42,7 +45,13 @@ struct config {
     char name[CONFIG_MAX_NAME];
     int64_t episode_length; // control steps, in training; 0: the task's own
     enum reset_kind reset;
-    bool stagger; // first episodes begin at a random step count
+    bool stagger;                                          // first episodes begin at a random step count
+    char motions[CONFIG_MAX_NAME], clips[CONFIG_MAX_NAME]; // humanoid_track, and what follows
+    enum conditioning_kind conditioning;
+    enum sampling_kind sampling;
+    enum servo_target_kind servo_target;
+    double servo_reach; // share of an axis's range that an action of 1 covers
+    double power_cost;  // reward taken for a watt
   } task;
   int64_t seed;
   struct {
@@ -71,7 +80,7 @@ struct config {
     double flow_time_mean, flow_time_std;
     int64_t mc_samples;
     int64_t denoising_steps; // or DENOISING_ALL, DENOISING_LAST_HALF
-    double clip, log_ratio_clip, entropy_cost, value_coef, discount, gae_lambda;
+    double clip, log_ratio_clip, entropy_cost, value_coef, value_clip, discount, gae_lambda;
     bool normalize_advantage, bootstrap_truncated;
   } objective;
   struct {

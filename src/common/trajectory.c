@@ -4,14 +4,14 @@
 #include <string.h>
 
 void trajectory_layout_init(struct trajectory_layout *l, const struct policy *policy, const struct shard_sizes *sizes,
-                            int64_t episode_length, size_t task_state_size) {
+                            int64_t least_episode_length, size_t task_state_size) {
   *l = (struct trajectory_layout){.envs = sizes->envs,
                                   .steps = sizes->steps,
                                   .obs_dim = policy->obs_dim,
                                   .action_dim = policy->action_dim,
                                   .action_columns = policy->action_columns,
                                   .old_columns = policy->old_columns};
-  if (policy->config->objective.bootstrap_truncated) l->finals = (int)(sizes->steps / episode_length) + 1;
+  if (policy->config->objective.bootstrap_truncated) l->finals = (int)(sizes->steps / least_episode_length) + 1;
   l->state_size = ENV_HEADER + (size_t)l->obs_dim + task_state_size;
   const size_t rows = (size_t)l->envs * (size_t)l->steps, f = sizeof(float);
   l->action = ((size_t)l->envs * (size_t)(l->steps + 1)) * (size_t)l->obs_dim * f;

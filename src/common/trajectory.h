@@ -33,7 +33,7 @@ struct trajectory_layout {
   size_t bytes;
 };
 void trajectory_layout_init(struct trajectory_layout *l, const struct policy *policy, const struct shard_sizes *sizes,
-                            int64_t episode_length, size_t task_state_size);
+                            int64_t least_episode_length, size_t task_state_size);
 
 struct trajectory {
   unsigned char *memory;

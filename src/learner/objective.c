@@ -63,6 +63,16 @@ void objective_workspace_free(struct objective_workspace *w) {
   free(w);
 }
 
+void objective_values(const struct objective *o, const float *parameters, size_t rows, const float *obs,
+                      struct objective_workspace *w, float *values) {
+  const size_t most = (size_t)w->value_unrolls * (size_t)o->config->rollout.unroll_length;
+  for (size_t first = 0; first < rows; first += most) {
+    const size_t block = rows - first < most ? rows - first : most;
+    mlp_forward(&o->value, parameters, (int)block, obs + first * (size_t)o->policy.obs_dim, &w->value_tape,
+                values + first);
+  }
+}
+
 // Rows of a value block: the steps of its unrolls, then the observation after each unroll, then the final observations
 // of the episodes that were truncated inside it. Returns how many rows; [*final_first, *final_end) are its finals.
 static int gather_value_block(const struct objective *o, const struct minibatch *b, int unroll, int unrolls,
@@ -84,14 +94,26 @@ static int gather_value_block(const struct objective *o, const struct minibatch 
   return (int)((size_t)unrolls * (steps + 1)) + end - first;
 }
 
+// Distance of a value from its target, and whether it pulls. Of the value and the one held within `clip` of the old one
+// the farther counts, as in the PPO authors' implementation; a held one does not pull.
+static float value_miss(float target, float value, float old, float clip, bool *pulls) {
+  const float plain = target - value, held = target - fminf(fmaxf(value, old - clip), old + clip);
+  *pulls = fabsf(plain) >= fabsf(held);
+  return *pulls ? plain : held;
+}
+
 // Value loss = value_coef · mean((target − V)²·(1 − truncated)), over the whole minibatch.
-static void value_loss(const struct objective *o, int rows, const uint8_t *flags, int64_t total_actions,
-                       struct objective_workspace *w, double *sums) {
+// old_value [rows]: null where values are not clipped.
+static void value_loss(const struct objective *o, int rows, const uint8_t *flags, const float *old_value,
+                       int64_t total_actions, struct objective_workspace *w, double *sums) {
   const float scale = (float)(-2.0 * o->config->objective.value_coef / (double)total_actions);
+  const float clip = old_value != NULL ? (float)o->config->objective.value_clip : INFINITY;
   for (int i = 0; i < rows; ++i) {
     const int masked = !o->config->objective.bootstrap_truncated && (flags[i] & STEP_TRUNCATED);
-    const float miss = masked ? 0.0f : w->target[i] - w->value[i];
-    w->d_value[i] = scale * miss;
+    bool pulls = false;
+    const float old = old_value != NULL ? old_value[i] : w->value[i];
+    const float miss = masked ? 0.0f : value_miss(w->target[i], w->value[i], old, clip, &pulls);
+    w->d_value[i] = pulls ? scale * miss : 0.0f;
     sums[SUM_VALUE_LOSS] += (double)miss * (double)miss;
     sums[SUM_VALUE] += (double)w->value[i];
   }
@@ -118,7 +140,7 @@ void objective_value(const struct objective *o, const float *parameters, const s
                     w->value[rows + u], c->objective.bootstrap_truncated ? w->final_value + at : NULL, w->target + at,
                     advantage + first_row + at);
     }
-    value_loss(o, rows, b->flags + first_row, total_actions, w, sums);
+    value_loss(o, rows, b->flags + first_row, b->old_value ? b->old_value + first_row : NULL, total_actions, w, sums);
     mlp_backward(&o->value, parameters, rows, w->obs, &w->value_tape, w->d_value, add || unroll > 0, gradient);
   }
 }

@@ -37,6 +37,7 @@ struct minibatch {
   const float *eps;    // [n, noises, A]
   const float *t;      // [n, times]
   const float *old_log_prob; // [n, ratios]
+  const float *old_value;    // [n] of the parameters before the update; null: values are not clipped
   const float *reward;       // [n]
   const uint8_t *flags;      // [n]
 };
@@ -54,6 +55,10 @@ void objective_layout(struct objective *o, const struct config *config, int obs_
 struct objective_workspace;
 struct error *objective_workspace_init(struct objective_workspace **w, const struct objective *o) MUST_USE;
 void objective_workspace_free(struct objective_workspace *w);
+
+// Values of `rows` normalised observations [rows, O]: values [rows] out.
+void objective_values(const struct objective *o, const float *parameters, size_t rows, const float *obs,
+                      struct objective_workspace *w, float *values);
 
 // Values, targets, advantages, and the value loss with its gradient.
 // total_actions: actions of the whole minibatch over all shards (the mean's divisor).

@@ -36,7 +36,7 @@ void learned_free(struct learned *l) {
 // One thread's slice of a minibatch, gathered from a shard.
 struct gather {
   float *memory;
-  float *obs, *last_obs, *final_obs, *action, *eps, *t, *old_log_prob, *reward;
+  float *obs, *last_obs, *final_obs, *action, *eps, *t, *old_log_prob, *reward, *old_value;
   int32_t *final_at;
   uint8_t *flags;
   struct objective_workspace *objective;
@@ -60,8 +60,11 @@ struct learner {
   double **sums;          // [shards] of [OBJECTIVE_SUMS]
   float **advantage;      // [shards] of a slice's actions
   uint32_t **permutation; // [shards] of [unrolls]
+  float **old_value;      // [shards] of [envs, steps] where values are clipped
   void *memory;
 };
+
+static bool clips_values(const struct learner *l) { return l->objective->config->objective.value_clip > 0; }
 
 static size_t slice_actions(const struct learner *l) {
   return (size_t)l->sizes.slice_unrolls * (size_t)l->sizes.unroll_length;
@@ -73,7 +76,7 @@ static struct error *gather_init(struct gather *g, const struct learner *l) {
   const size_t obs = (size_t)p->obs_dim, act = (size_t)p->action_columns, ratios = (size_t)p->ratios;
   const size_t noises = (size_t)p->noises * (size_t)p->action_dim, times = (size_t)p->times;
   const size_t finals = l->layout.finals > 0 ? n : 0;
-  const size_t floats = n * (obs + act + noises + times + ratios + 1) + (unrolls + finals) * obs;
+  const size_t floats = n * (obs + act + noises + times + ratios + 2) + (unrolls + finals) * obs;
   g->memory = malloc(floats * sizeof(float) + (finals + 1) * sizeof(int32_t) + n);
   if (g->memory == NULL) return error_no_memory("a minibatch");
   g->obs = g->memory;
@@ -84,7 +87,8 @@ static struct error *gather_init(struct gather *g, const struct learner *l) {
   g->t = g->eps + n * noises;
   g->old_log_prob = g->t + n * times;
   g->reward = g->old_log_prob + n * ratios;
-  g->final_at = (int32_t *)(void *)(g->reward + n);
+  g->old_value = g->reward + n;
+  g->final_at = (int32_t *)(void *)(g->old_value + n);
   g->flags = (uint8_t *)(g->final_at + finals + 1);
   return objective_workspace_init(&g->objective, l->objective);
 }
@@ -92,22 +96,27 @@ static struct error *gather_init(struct gather *g, const struct learner *l) {
 // One allocation for what each own shard keeps; each piece starts on a cache line.
 static struct error *shard_memory_init(struct learner *l) {
   const size_t size[] = {(l->objective->parameter_count + 1) * sizeof(float),
-                         2 * moments_size(l->layout.obs_dim) * sizeof(double), OBJECTIVE_SUMS * sizeof(double),
-                         slice_actions(l) * sizeof(float), (size_t)l->sizes.unrolls * sizeof(uint32_t)};
-  size_t padded[5], each = 0;
-  for (int i = 0; i < 5; ++i) each += padded[i] = (size[i] + 63) / 64 * 64;
+                         2 * moments_size(l->layout.obs_dim) * sizeof(double),
+                         OBJECTIVE_SUMS * sizeof(double),
+                         slice_actions(l) * sizeof(float),
+                         (size_t)l->sizes.unrolls * sizeof(uint32_t),
+                         clips_values(l) ? (size_t)l->sizes.envs * (size_t)l->sizes.steps * sizeof(float) : 0};
+  enum { PARTS = sizeof size / sizeof *size };
+  size_t padded[PARTS], each = 0;
+  for (int i = 0; i < PARTS; ++i) each += padded[i] = (size[i] + 63) / 64 * 64;
   const size_t shards = (size_t)l->sizes.shards;
   l->memory = aligned_alloc(64, each * (size_t)l->own + 64);
-  void **pointers = calloc(5 * shards, sizeof *pointers);
+  void **pointers = calloc(PARTS * shards, sizeof *pointers);
   l->gradient = (float **)pointers;
   if (l->memory == NULL || pointers == NULL) return error_no_memory("gradients");
   l->moments = (double **)(pointers + shards);
   l->sums = (double **)(pointers + 2 * shards);
   l->advantage = (float **)(pointers + 3 * shards);
   l->permutation = (uint32_t **)(pointers + 4 * shards);
+  l->old_value = (float **)(pointers + 5 * shards);
   unsigned char *next = l->memory;
   for (int i = 0; i < l->own; ++i)
-    for (size_t part = 0; part < 5; ++part) {
+    for (size_t part = 0; part < PARTS; ++part) {
       pointers[part * shards + (size_t)l->shard[i]] = next;
       next += padded[part];
     }
@@ -186,6 +195,7 @@ static struct minibatch gather_slice(const struct learner *l, struct gather *g, 
     memcpy(g->last_obs + i * dim, t->obs + (from.obs_row + length) * dim, dim * sizeof(float));
     memcpy(g->reward + i * length, t->reward + from.row, length * sizeof(float));
     memcpy(g->flags + i * length, t->flags + from.row, length);
+    if (clips_values(l)) memcpy(g->old_value + i * length, l->old_value[shard] + from.row, length * sizeof(float));
   }
   return (struct minibatch){.unrolls = l->sizes.slice_unrolls,
                             .steps = l->sizes.unroll_length,
@@ -195,6 +205,7 @@ static struct minibatch gather_slice(const struct learner *l, struct gather *g, 
                             .eps = g->eps,
                             .t = g->t,
                             .old_log_prob = g->old_log_prob,
+                            .old_value = clips_values(l) ? g->old_value : NULL,
                             .reward = g->reward,
                             .flags = g->flags};
 }
@@ -269,6 +280,16 @@ static struct error *normalise(struct learner *l, struct learned *learned) {
     normalizer_apply(&learned->normalizer, envs * (size_t)l->layout.finals, t->final_obs, t->final_obs);
   }
   return NULL;
+}
+
+// Values before the update, of all own shards.
+static void keep_values(struct learner *l, const float *parameters) {
+  const size_t dim = (size_t)l->layout.obs_dim, steps = (size_t)l->layout.steps;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(l->threads)
+  for (int i = 0; i < l->own; ++i)
+    for (size_t e = 0; e < (size_t)l->layout.envs; ++e)
+      objective_values(l->objective, parameters, steps, l->trajectory[l->shard[i]].obs + e * (steps + 1) * dim,
+                       l->gather[omp_get_thread_num()].objective, l->old_value[l->shard[i]] + e * steps);
 }
 
 // First half of a minibatch: values, advantages and the value network's gradient. Leaves the moments of the slice's
@@ -367,6 +388,7 @@ struct error *learner_update(struct learner *l, int64_t iteration, struct learne
   *report = (struct update_report){0};
   omp_set_num_threads(l->threads); // for the loops inside the tree and Adam
   TRY(normalise(l, learned));
+  if (clips_values(l)) keep_values(l, learned->parameters);
   lap(&mark, &report->normalise_seconds);
   for (int i = 0; i < l->own; ++i) memset(l->sums[l->shard[i]], 0, OBJECTIVE_SUMS * sizeof(double));
   for (int64_t epoch = 0; epoch < c->optimizer.epochs; ++epoch) {

@@ -9,7 +9,7 @@ import unittest
 from harness import (DONE, ITERATIONS, SOURCE, STEPS_PER_ITERATION, USAGE, Case, Terminal, checkpoints, is_positive,
                      metrics, parse_json)
 
-COMMANDS = ("train", "eval", "render", "info", "diff", "config", "tasks", "bench", "plan")
+COMMANDS = ("train", "eval", "render", "info", "diff", "config", "tasks", "bench", "motion", "plan")
 
 
 class Commands(Case):
@@ -82,7 +82,7 @@ class Commands(Case):
         text = self.run_program("tasks", "CartpoleBalance").out
         for word in ("CartpoleBalance", "cartpole.xml", "5 numbers", "1 numbers in [-1,1]", "1000", "0.01"):
             self.assertIn(word, text)
-        self.assertEqual(len(names), 25 + 5)
+        self.assertEqual(len(names), 25 + 5 + 1)
         for name in names:
             text = self.run_program("tasks", name).out
             self.assertTrue(text.startswith(name))

@@ -113,7 +113,7 @@ static void check_step(const struct task *task, struct task_worker *w, const str
   const size_t nu = (size_t)task->action_dim;
   double *state = malloc(task->state_size * sizeof *state), obs64[4096];
   float action[256], obs[4096], reward;
-  bool terminated, broken;
+  unsigned end;
   assert_non_null(state);
   memset(w->data->qacc_warmstart, 0, nv * sizeof(double));
   task_save(task, w, state);
@@ -130,12 +130,12 @@ static void check_step(const struct task *task, struct task_worker *w, const str
   assert_near(AFTER_STEP, "next_obs", name, i, obs64, s->next_obs.data + i * obs_dim, obs_dim);
   assert_near(AFTER_STEP, "next_reward", name, i, &reward64, s->next_reward.data + i, 1);
   // And through the interface, whose actions, observations and rewards are float32.
-  task_step(task, w, action, state, obs, &reward, &terminated, &broken);
+  end = task_step(task, w, action, state, obs, &reward);
   for (size_t k = 0; k < obs_dim; ++k)
     if (!(fabs((double)obs[k] - obs64[k]) <= 1e-4 * fmax(1.0, fabs(obs64[k]))))
       fail_msg("%s, state %zu: task_step's obs[%zu] is %g, not %g", name, i, k, (double)obs[k], obs64[k]);
-  assert_int_equal(terminated, s->next_done.data[i] != 0);
-  assert_false(broken);
+  assert_int_equal(end & TASK_TERMINATED, s->next_done.data[i] != 0);
+  assert_false(end & TASK_BROKEN);
   free(state);
 }
 
@@ -274,12 +274,12 @@ static void resets_are_distributed_like_the_reference(void **unused) {
 static void a_saved_environment_goes_on_bitwise(void **unused) {
   (void)unused;
   for (int k = 0; k < task_count(); ++k) {
+    if (task_kind_at(k)->open != NULL) continue; // its model comes from a library: unit.humanoid_track
     struct task *task = open_task(task_kind_at(k)->name);
     struct task_worker w[2];
     const size_t size = task->state_size, dim = (size_t)task->obs_dim;
     double *state[2];
     float *obs[2], reward[2], action[256];
-    bool terminated, broken;
     for (int i = 0; i < 2; ++i) {
       assert_null(task_worker_init(task, &w[i]));
       state[i] = calloc(size, sizeof **state);
@@ -290,10 +290,10 @@ static void a_saved_environment_goes_on_bitwise(void **unused) {
       rng_uniform(rng_stream(3, RNG_BENCH, 0, step), (size_t)task->action_dim, action);
       for (int i = 0; i < task->action_dim; ++i) action[i] = 2 * action[i] - 1;
       memcpy(state[1], state[0], size * sizeof **state);
-      task_step(task, &w[0], action, state[0], obs[0], &reward[0], &terminated, &broken);
+      task_step(task, &w[0], action, state[0], obs[0], &reward[0]);
       if (step % 7 == 0) task_reset(task, &w[1], rng_stream(4, RNG_RESET, 1, step), state[1] + 0, obs[1]);
       if (step % 7 == 0) continue; // the second simulator was elsewhere meanwhile
-      task_step(task, &w[1], action, state[1], obs[1], &reward[1], &terminated, &broken);
+      task_step(task, &w[1], action, state[1], obs[1], &reward[1]);
       assert_memory_equal(state[0], state[1], size * sizeof **state);
       assert_memory_equal(obs[0], obs[1], dim * sizeof **obs);
       assert_memory_equal(&reward[0], &reward[1], sizeof *reward);
@@ -311,12 +311,12 @@ static void a_saved_environment_goes_on_bitwise(void **unused) {
 static void stepped_models_change_no_bit(void **unused) {
   (void)unused;
   for (int k = 0; k < task_count(); ++k) {
+    if (task_kind_at(k)->open != NULL) continue;
     struct task *task = open_task(task_kind_at(k)->name), whole = *task;
     whole.inner_model = whole.last_model = whole.model;
     const struct task *const tasks[2] = {task, &whole};
     double *state[2];
     float *obs[2], reward[2], action[256];
-    bool terminated, broken;
     for (int i = 0; i < 2; ++i) {
       struct task_worker w;
       assert_null(task_worker_init(task, &w));
@@ -328,7 +328,7 @@ static void stepped_models_change_no_bit(void **unused) {
         float one;
         rng_uniform(rng_stream(5, RNG_BENCH, 0, step), (size_t)task->action_dim, action);
         for (int a = 0; a < task->action_dim; ++a) action[a] = 2 * action[a] - 1;
-        task_step(tasks[i], &w, action, state[i], obs[i], &one, &terminated, &broken);
+        task_step(tasks[i], &w, action, state[i], obs[i], &one);
         reward[i] += one;
       }
       task_worker_free(&w);
@@ -349,6 +349,7 @@ static void a_moved_target_is_seen_from_the_first_step_on(void **unused) {
   (void)unused;
   int targets = 0;
   for (int k = 0; k < task_count(); ++k) {
+    if (task_kind_at(k)->open != NULL) continue; // its model comes from a library: unit.humanoid_track
     struct task *task = open_task(task_kind_at(k)->name);
     struct task_worker w;
     double *state = malloc((task->state_size + 1) * sizeof *state), obs64[4096];
@@ -434,13 +435,13 @@ static void physics_that_is_not_a_number_ends_the_episode(void **unused) {
   assert_null(task_worker_init(task, &w));
   double *state = malloc(task->state_size * sizeof *state);
   float obs[64], reward, action = 0;
-  bool terminated, broken;
+  unsigned end;
   task_reset(task, &w, rng_stream(1, RNG_RESET, 0, 0), state, obs);
   w.data->qvel[0] = NAN;
   task_save(task, &w, state);
-  task_step(task, &w, &action, state, obs, &reward, &terminated, &broken);
-  assert_true(terminated);
-  assert_true(broken);
+  end = task_step(task, &w, &action, state, obs, &reward);
+  assert_true(end & TASK_TERMINATED);
+  assert_true(end & TASK_BROKEN);
   assert_true(reward == 0.0f);
   assert_int_not_equal(access("MUJOCO_LOG.TXT", F_OK), 0);
   free(state);

@@ -133,12 +133,12 @@ static void steps_follow_the_rules(void **unused) {
       const int x = n / 9 % SIZE, y = n / 9 / SIZE, dx = n % 9 % 3 - 1, dy = n % 9 / 3 - 1;
       const float action[2] = {0.9f * (float)dx, 0.7f * (float)dy};
       float reward;
-      bool terminated, broken;
+      unsigned end;
       int to_x = x + dx, to_y = y + dy, got_x, got_y;
       assert_int_equal(gridworld_start(o.task, &o.w, x, y, o.state, o.obs), MODES[i].cell(x, y) == GRIDWORLD_FREE);
       if (MODES[i].cell(x, y) != GRIDWORLD_FREE) continue;
       assert_true(o.obs[0] == (float)((x - 12) / 12.0) && o.obs[1] == (float)((y - 12) / 12.0));
-      task_step(o.task, &o.w, action, o.state, o.obs, &reward, &terminated, &broken);
+      end = task_step(o.task, &o.w, action, o.state, o.obs, &reward);
       to_x = to_x < 0 ? 0 : to_x > 24 ? 24 : to_x;
       to_y = to_y < 0 ? 0 : to_y > 24 ? 24 : to_y;
       if (MODES[i].cell(to_x, to_y) == GRIDWORLD_WALL) to_x = x, to_y = y;
@@ -148,8 +148,7 @@ static void steps_follow_the_rules(void **unused) {
       assert_int_equal(got_y, to_y);
       assert_true(o.obs[0] == (float)((to_x - 12) / 12.0) && o.obs[1] == (float)((to_y - 12) / 12.0));
       assert_true(reward == (cell == GRIDWORLD_GOAL ? 20.0f : cell == GRIDWORLD_DEATH ? -10.0f : 0.0f));
-      assert_int_equal(terminated, cell == GRIDWORLD_GOAL || cell == GRIDWORLD_DEATH);
-      assert_false(broken);
+      assert_int_equal(end, cell == GRIDWORLD_GOAL || cell == GRIDWORLD_DEATH ? TASK_TERMINATED : 0);
     }
     assert_false(gridworld_start(o.task, &o.w, -1, 3, o.state, o.obs));
     assert_false(gridworld_start(o.task, &o.w, 3, 25, o.state, o.obs));
@@ -198,11 +197,11 @@ static void a_saved_walk_goes_on_in_another_worker(void **unused) {
   task_reset(a.task, &a.w, rng_stream(1, RNG_RESET, 0, 0), a.state, a.obs);
   for (uint32_t step = 0; step < 200; ++step) {
     float action[2], reward[2];
-    bool terminated[2], broken;
+    bool terminated[2];
     rng_normal(rng_stream(2, RNG_BENCH, 0, step), 2, action);
     memcpy(b.state, a.state, a.task->state_size * sizeof *a.state);
-    task_step(a.task, &a.w, action, a.state, a.obs, &reward[0], &terminated[0], &broken);
-    task_step(b.task, &b.w, action, b.state, b.obs, &reward[1], &terminated[1], &broken);
+    terminated[0] = task_step(a.task, &a.w, action, a.state, a.obs, &reward[0]) != 0;
+    terminated[1] = task_step(b.task, &b.w, action, b.state, b.obs, &reward[1]) != 0;
     assert_memory_equal(a.state, b.state, a.task->state_size * sizeof *a.state);
     assert_memory_equal(a.obs, b.obs, sizeof a.obs);
     assert_true(reward[0] == reward[1] && terminated[0] == terminated[1]);

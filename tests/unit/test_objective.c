@@ -414,6 +414,48 @@ static void gradient_equals_differences_in_every_parameter(void **state) {
   }
 }
 
+// The farther of the value and the one near the old one counts; only a value that counts itself has a gradient.
+static void values_are_clipped_to_the_old_ones(void **state) {
+  (void)state;
+  struct fixture f = fixture_of(&VARIANTS[0]);
+  const double clip = f.config.objective.value_clip = 0.3;
+  struct source source = {5};
+  float *old = floats(ROWS), *gradient = floats(f.count), *advantage = floats(ROWS);
+  double sums[OBJECTIVE_SUMS] = {0}, want = 0, *weight = doubles(ROWS);
+  size_t held_count = 0;
+  fixture_settle(&f);
+  for (size_t i = 0; i < ROWS; ++i) {
+    old[i] = (float)(f.value[i] + 0.5 * source_normal(&source));
+    const double near = fmin(fmax(f.value[i], (double)old[i] - clip), (double)old[i] + clip);
+    const double plain = f.target[i] - f.value[i], held = f.target[i] - near;
+    const bool masked = (f.flags[i] & STEP_TRUNCATED) != 0 && !f.config.objective.bootstrap_truncated;
+    if (masked) continue;
+    held_count += fabs(held) > fabs(plain);
+    want += fmax(plain * plain, held * held);
+    weight[i] = fabs(held) > fabs(plain) ? 0 : -2 * f.config.objective.value_coef * plain / ROWS;
+  }
+  f.batch.old_value = old;
+  objective_value(&f.objective, f.parameters, &f.batch, ROWS, f.workspace, false, gradient, sums, advantage);
+  assert_true(held_count > ROWS / 10 && held_count < ROWS / 2);
+  if (!(fabs(sums[SUM_VALUE_LOSS] - want) < 1e-5 * want)) fail_msg("loss %g, not %g", sums[SUM_VALUE_LOSS], want);
+  const size_t first = policy_net(&f.objective.policy)->end;
+  const double step = 1e-6;
+  double *by_difference = doubles(f.count - first);
+  for (size_t p = first; p < f.count; ++p) {
+    const double kept = f.exact[p];
+    for (int side = -1; side <= 1; side += 2) {
+      f.exact[p] = kept + side * step;
+      for (size_t i = 0; i < ROWS; ++i)
+        if (weight[i] != 0)
+          by_difference[p - first] += side * weight[i] * naive_value(&f, f.exact, f.obs + i * OBS) / (2 * step);
+    }
+    f.exact[p] = kept;
+  }
+  assert_near("clipped value gradient", f.count - first, gradient + first, by_difference, 2e-5);
+  free(old), free(gradient), free(advantage), free(weight), free(by_difference);
+  fixture_free(&f);
+}
+
 // A slice of whole unrolls, with its own share of the final observations.
 static struct minibatch slice_of(const struct fixture *f, int first, int end, int32_t *final_at) {
   struct minibatch b = f->batch;
@@ -563,6 +605,7 @@ int main(void) {
       cmocka_unit_test(sums_and_advantages_equal_naive),
       cmocka_unit_test(gradient_equals_differences_along_random_directions),
       cmocka_unit_test(gradient_equals_differences_in_every_parameter),
+      cmocka_unit_test(values_are_clipped_to_the_old_ones),
       cmocka_unit_test(slices_add_up_to_the_whole),
       cmocka_unit_test(gradient_and_sums_are_added_to),
       cmocka_unit_test(total_actions_divides_the_gradient),

@@ -16,8 +16,8 @@ struct task_family {
   { sizeof(kinds) / sizeof *(kinds), kinds }
 
 extern const struct task_family acrobot_family, ball_in_cup_family, cartpole_family, cheetah_family, finger_family,
-    fish_family, gridworld_family, hopper_family, humanoid_family, pendulum_family, point_mass_family, reacher_family,
-    swimmer_family, walker_family;
+    fish_family, gridworld_family, hopper_family, humanoid_family, humanoid_track_family, pendulum_family,
+    point_mass_family, reacher_family, swimmer_family, walker_family;
 
 #define PLAYGROUND(file) "MuJoCo Playground 0.2.0, dm_control_suite/" file
 #define ENDS_BY_NAN                                                                                                    \
