@@ -240,7 +240,7 @@ static struct error *update_bench_init(struct update_bench *b, struct comm *comm
   b->trajectory = calloc((size_t)b->sizes.shards, sizeof *b->trajectory);
   if (b->trajectory == NULL) return error_no_memory("the update benchmark");
   for (int s = 0; s < b->sizes.shards; ++s) TRY(trajectory_init(&b->trajectory[s], &b->layout));
-  return learner_init(&b->learner, &b->objective, &b->sizes, &b->layout, &b->placement, comm, b->trajectory, 1);
+  return learner_init(&b->learner, &b->objective, &b->sizes, &b->layout, &b->placement, comm, 1);
 }
 
 static void update_bench_free(struct update_bench *b) {
@@ -282,7 +282,7 @@ struct error *bench_update(struct comm *comm, const struct config *config, int o
   for (int i = -1; e == NULL && i < BENCH_ROUNDS; ++i) { // the first is a warm-up
     for (int s = 0; s < b.sizes.shards; ++s) synthetic_shard(&b, s);
     const double started = clock_seconds();
-    e = learner_update(b.learner, 0, &b.learned, &u);
+    e = learner_update(b.learner, 0, b.trajectory, &b.learned, &u);
     last = clock_seconds() - started;
     if (e != NULL || i < 0) continue;
     const struct learner_flops flops = learner_flops(&b.objective, &b.sizes);
@@ -341,7 +341,7 @@ static struct error *wire_stream(struct comm *comm, struct wire_bench *w) {
     if (me == last) TRY(comm_send(comm, 0, MESSAGE_TRAJECTORY, m, wire_message(w, m), w->layout.bytes));
     if (me == 0) TRY(comm_receive(comm, last, MESSAGE_TRAJECTORY, m, wire_message(w, m), w->layout.bytes));
   }
-  return comm_wait(comm);
+  return comm_wait(comm, MESSAGE_TRAJECTORY);
 }
 
 // The shortest of messages there and back.
@@ -350,14 +350,14 @@ static struct error *wire_ping(struct comm *comm) {
   int64_t ball = 0;
   if (me == 0) {
     TRY(comm_send(comm, last, MESSAGE_STATE, 0, &ball, sizeof ball));
-    TRY(comm_wait(comm));
+    TRY(comm_wait(comm, MESSAGE_STATE));
     TRY(comm_receive(comm, last, MESSAGE_STATE, 0, &ball, sizeof ball));
   } else if (me == last) {
     TRY(comm_receive(comm, 0, MESSAGE_STATE, 0, &ball, sizeof ball));
-    TRY(comm_wait(comm));
+    TRY(comm_wait(comm, MESSAGE_STATE));
     TRY(comm_send(comm, 0, MESSAGE_STATE, 0, &ball, sizeof ball));
   }
-  return comm_wait(comm);
+  return comm_wait(comm, MESSAGE_STATE);
 }
 
 // Whether what arrived is what was sent.
@@ -367,7 +367,7 @@ static struct error *wire_check(struct comm *comm, const struct wire_bench *w) {
   uint64_t theirs = mine;
   if (comm_rank(comm) == last) TRY(comm_send(comm, 0, MESSAGE_RETURNS, 0, &mine, sizeof mine));
   if (comm_rank(comm) == 0) TRY(comm_receive(comm, last, MESSAGE_RETURNS, 0, &theirs, sizeof theirs));
-  TRY(comm_wait(comm));
+  TRY(comm_wait(comm, MESSAGE_RETURNS));
   if (theirs == mine) return NULL;
   return error_new(EXIT_CODE_FAILED, "what arrived from rank %d is not what it sent", last);
 }
@@ -497,7 +497,7 @@ static struct error *update_rates(struct update_bench *b, struct bench_rates *ra
     const double started = clock_seconds();
     for (; count == 0 || clock_seconds() - started < round_seconds; ++count) {
       synthetic_shard(b, 0);
-      TRY(learner_update(b->learner, 0, &b->learned, &u));
+      TRY(learner_update(b->learner, 0, b->trajectory, &b->learned, &u));
       sum[0] += u.value_seconds + u.policy_seconds, sum[1] += u.normalise_seconds, sum[2] += u.adam_seconds;
     }
     if (i >= 0) learn[i] = sum[0] / count, normalise[i] = sum[1] / count, adam[i] = sum[2] / count;

@@ -41,12 +41,13 @@ struct run {
   struct rollout rollout;
   struct rollout_worker *actor;      // [threads]; null on ranks that do not act
   struct evaluate_worker *evaluator; // [threads]; null unless config.eval.every
-  struct trajectory *trajectory;     // [shards]; allocated for shards that this rank acts or learns
+  struct trajectory *trajectory[2];  // [shards] of even and of odd iterations, one and the same unless they overlap;
+                                     // allocated for shards that this rank acts or learns
   struct learner *learner;           // null on ranks that do not learn
 
   // rank 0 only
   struct run_lock *lock;
-  unsigned char **tail; // [shards]: where a shard's report and states arrive
+  unsigned char **tail[2]; // [shards] of even and odd iterations: where a shard's report and states arrive
   unsigned char *tail_memory;
   double *env_state; // [envs, state_size] at the end of the newest complete iteration
   struct metrics metrics;
@@ -59,6 +60,9 @@ struct run {
   float *kept;         // what is learned, at the start of the running iteration: [3·parameters]
   double *kept_moments;
   int64_t kept_adam_step;
+  float *
+      previous; // [parameters]: with what the running iteration's trajectories were collected; null unless they overlap
+  double *previous_moments;
   int64_t saved;      // iteration of the newest checkpoint on disk; -1: none
   double signal_time; // when rank 0 knew of one; 0: it does not
 
@@ -68,6 +72,7 @@ struct run {
   _Atomic double next_look;
 
   int64_t iteration; // iterations completed
+  int64_t collected; // the newest iteration whose trajectories lie ready; -1: none of this launch
   int64_t episodes;
   double wall_before, started; // seconds of earlier launches; this launch's start
   double best_return, last_iteration_seconds;
@@ -82,14 +87,18 @@ struct run {
 struct error *run_build(struct run *r) MUST_USE;
 void run_free(struct run *r);
 struct evaluation run_evaluation(struct run *r);
+bool run_overlaps(const struct run *r); // pipeline: overlap
 
 // --- run_place.c: what a rank holds because of the placement, and another placement ---
 
 bool run_is_mine(const struct run *r, const int *rank_of, int shard);
-// Memory and workers for the shards that r->placement gives this rank, and for no others. No messages.
+// Memory, workers and the learner for the shards that r->placement gives this rank, and for no others. No messages.
 struct error *run_hold(struct run *r) MUST_USE;
-// Collective, as the learners form a group; the others keep nothing of it.
-struct error *run_build_learner(struct run *r) MUST_USE;
+// Of one iteration, [shards]: the trajectories, and rank 0's tails. An iteration begins with the environments' states at the
+// end of the one before.
+struct trajectory *run_trajectories(const struct run *r, int64_t iteration);
+unsigned char **run_tails(const struct run *r, int64_t iteration);
+double *run_starting_state(const struct run *r, int64_t iteration, int shard);
 // Collective: rank 0's parameters and normaliser to all. Learners hold the same bits already, except after a restore or
 // under a new placement (`all`: with Adam's moments).
 struct error *run_publish(struct run *r, bool all) MUST_USE;
@@ -118,11 +127,15 @@ void run_balance_restart(struct run *r);
 void run_watch_signals(void);
 // The signal that this rank has received, or 0.
 int run_signal(void);
-// Whether the running iteration is given up. From any thread; an `interrupt` over a struct run.
+// Whether the running iteration is given up, or torn by a rank's death. From any thread; an `interrupt` over a struct run.
 bool run_is_dropped(void *run);
 // Rank 0: a copy of what is learned, from the iteration's start, and back to it.
 void run_keep_learned(struct run *r);
 void run_return_to_kept(struct run *r);
+// Rank 0, where iterations overlap: the kept parameters and normaliser become the previous ones; what is learned becomes
+// these (without the rest: only to act with).
+void run_kept_is_previous(struct run *r);
+void run_return_to_previous(struct run *r);
 
 // --- run_folder.c: the run's files; rank 0 only ---
 
@@ -134,6 +147,8 @@ struct error *run_restore(struct run *r, const struct checkpoint *c) MUST_USE;
 struct error *run_open_folder(struct run *r, const char *recent) MUST_USE;
 // Says in one line that and why shards have moved, on stdout and in launches.jsonl.
 void run_tell_placement(struct run *r, const char *text);
+// One line on stderr, beside the bar.
+void run_warn(struct run *r, const char *text, const char *consequence);
 // Appends a line to metrics.jsonl. A full disk takes none for a while: said once, mended when there is room.
 void run_append_metrics(struct run *r, const struct metrics_line *line);
 // A checkpoint in the middle of a run may fail: the older ones are intact, and the next iteration tries again (best.h5

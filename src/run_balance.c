@@ -93,7 +93,7 @@ static struct error *message_seconds(struct run *r, void *memory, size_t bytes, 
     const double started = clock_seconds();
     if (me == last) TRY(comm_send(r->comm, 0, MESSAGE_TRAJECTORY, 0, memory, bytes));
     if (me == 0) TRY(comm_receive(r->comm, last, MESSAGE_TRAJECTORY, 0, memory, bytes));
-    TRY(comm_wait(r->comm));
+    TRY(comm_wait(r->comm, MESSAGE_TRAJECTORY));
     *seconds = fmin(*seconds, clock_seconds() - started);
   }
   return NULL;
@@ -173,7 +173,8 @@ static bool take_costs(struct run *r, double seconds) {
 
 static struct rates rates_of(const struct run *r) {
   const struct balance *b = r->balance;
-  return (struct rates){.ranks = comm_size(r->comm), .rank = b->measured, .wire = b->wire, .sum = b->sum};
+  return (struct rates){
+      .ranks = comm_size(r->comm), .rank = b->measured, .wire = b->wire, .sum = b->sum, .overlap = run_overlaps(r)};
 }
 
 static const char *name_mode(int mode, char text[32]) {

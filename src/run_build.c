@@ -17,12 +17,22 @@ int train_threads(const struct config *config, int ranks_on_node) {
   return allowed / ranks_on_node > 0 ? allowed / ranks_on_node : 1;
 }
 
+bool run_overlaps(const struct run *r) { return r->config.cluster.pipeline == PIPELINE_OVERLAP; }
+
 // What only rank 0 has: a checkpoint's content that is not learned, and where the running iteration started.
 static struct error *init_first_rank(struct run *r) {
+  const size_t moments = moments_size(r->task->obs_dim) * sizeof(double);
   r->env_state = calloc((size_t)r->config.rollout.envs * r->layout.state_size, sizeof *r->env_state);
   r->kept = malloc(3 * r->learned.count * sizeof *r->kept);
-  r->kept_moments = malloc(moments_size(r->task->obs_dim) * sizeof *r->kept_moments);
-  return r->env_state && r->kept && r->kept_moments ? NULL : error_no_memory("environment states");
+  r->kept_moments = malloc(moments);
+  if (!r->env_state || !r->kept || !r->kept_moments) return error_no_memory("environment states");
+  if (!run_overlaps(r)) return NULL;
+  r->previous = malloc(r->learned.count * sizeof *r->previous);
+  r->previous_moments = malloc(moments);
+  if (!r->previous || !r->previous_moments) return error_no_memory("the acting weights");
+  run_keep_learned(r);
+  run_kept_is_previous(r); // before the first iteration
+  return NULL;
 }
 
 struct evaluation run_evaluation(struct run *r) {
@@ -87,5 +97,7 @@ void run_free(struct run *r) {
   free(r->env_state);
   free(r->kept);
   free(r->kept_moments);
+  free(r->previous);
+  free(r->previous_moments);
   free(r->config_text);
 }

@@ -91,7 +91,14 @@ static struct checkpoint snapshot(struct run *r, struct tensor_name names[4 * ML
                          .normalizer_m2 = r->learned.normalizer.m2,
                          .envs = r->config.rollout.envs,
                          .state_size = (int64_t)r->layout.state_size,
-                         .env_state = r->env_state};
+                         .env_state = r->env_state,
+                         .ahead = run_overlaps(r)};
+  if (c.ahead) {
+    c.acting = r->previous;
+    c.acting_count = r->previous_moments[0];
+    c.acting_mean = r->previous_moments + 1;
+    c.acting_m2 = c.acting_mean + c.obs_dim;
+  }
   snprintf(c.task_name, sizeof c.task_name, "%s", r->task->kind->name);
   return c;
 }
@@ -115,6 +122,9 @@ struct error *run_restore(struct run *r, const struct checkpoint *c) {
                      " numbers a state; task %s here has %zu, %d and %zu",
                      c->task_name, c->parameter_count, c->obs_dim, c->state_size, r->task->kind->name, r->learned.count,
                      r->task->obs_dim, r->layout.state_size);
+  if (run_overlaps(r) && !c->ahead)
+    return error_new(EXIT_CODE_FAILED,
+                     "the checkpoint lacks the acting weights with which 'cluster.pipeline: overlap' goes on");
   const size_t bytes = r->learned.count * sizeof(float), dim = (size_t)c->obs_dim * sizeof(double);
   memcpy(r->learned.parameters, c->parameters, bytes);
   memcpy(r->learned.adam_m, c->adam_m, bytes);
@@ -123,6 +133,12 @@ struct error *run_restore(struct run *r, const struct checkpoint *c) {
   r->learned.normalizer.moments[0] = c->normalizer_count;
   memcpy(r->learned.normalizer.mean, c->normalizer_mean, dim);
   memcpy(r->learned.normalizer.m2, c->normalizer_m2, dim);
+  if (c->ahead) {
+    memcpy(r->previous, c->acting, bytes);
+    r->previous_moments[0] = c->acting_count;
+    memcpy(r->previous_moments + 1, c->acting_mean, dim);
+    memcpy(r->previous_moments + 1 + c->obs_dim, c->acting_m2, dim);
+  }
   memcpy(r->env_state, c->env_state, (size_t)c->envs * (size_t)c->state_size * sizeof(double));
   r->iteration = r->saved = c->iteration;
   r->episodes = c->episodes;
@@ -131,7 +147,7 @@ struct error *run_restore(struct run *r, const struct checkpoint *c) {
   return NULL;
 }
 
-static void warn(struct run *r, const char *text, const char *consequence) {
+void run_warn(struct run *r, const char *text, const char *consequence) {
   char line[PATH_BYTES + 512];
   snprintf(line, sizeof line, "%s; %s", text, consequence);
   metrics_end_bar(&r->metrics);
@@ -140,7 +156,7 @@ static void warn(struct run *r, const char *text, const char *consequence) {
 
 void run_append_metrics(struct run *r, const struct metrics_line *line) {
   struct error *e = metrics_append(&r->metrics, line);
-  if (e != NULL && !r->metrics_behind) warn(r, e->text, "training goes on");
+  if (e != NULL && !r->metrics_behind) run_warn(r, e->text, "training goes on");
   r->metrics_behind = e != NULL;
   error_free(e);
 }
@@ -154,7 +170,7 @@ struct error *run_save(struct run *r, bool best, bool last) {
   r->unsaved = e != NULL;
   if (e == NULL || last) return e;
   if (!told) {
-    warn(r, e->text, "training goes on, and tries again after each iteration");
+    run_warn(r, e->text, "training goes on, and tries again after each iteration");
     r->last_warning = clock_seconds();
   }
   error_free(e);

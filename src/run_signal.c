@@ -60,10 +60,10 @@ bool run_is_dropped(void *run) {
   const double now = clock_seconds(), pause = 0.002;
   if (now >= atomic_load(&r->next_look)) {
     atomic_store(&r->next_look, now + pause);
-#pragma omp critical(send_shard)
+#pragma omp critical(look)
     look(r, now);
   }
-  return r->running >= 0 && atomic_load(&r->dropped) == r->running;
+  return (r->running >= 0 && atomic_load(&r->dropped) == r->running) || comm_torn(r->comm);
 }
 
 void run_keep_learned(struct run *r) {
@@ -78,4 +78,14 @@ void run_return_to_kept(struct run *r) {
   memcpy(l->parameters, r->kept, 3 * l->count * sizeof(float));
   memcpy(l->normalizer.moments, r->kept_moments, moments_size(r->task->obs_dim) * sizeof(double));
   l->adam_step = r->kept_adam_step;
+}
+
+void run_kept_is_previous(struct run *r) {
+  memcpy(r->previous, r->kept, r->learned.count * sizeof(float));
+  memcpy(r->previous_moments, r->kept_moments, moments_size(r->task->obs_dim) * sizeof(double));
+}
+
+void run_return_to_previous(struct run *r) {
+  memcpy(r->learned.parameters, r->previous, r->learned.count * sizeof(float));
+  memcpy(r->learned.normalizer.moments, r->previous_moments, moments_size(r->task->obs_dim) * sizeof(double));
 }

@@ -75,11 +75,13 @@ double placement_seconds(const struct placement *p, const struct rates *r) {
   const double act_mean = known_mean(r, ACT), learn_mean = known_mean(r, LEARN);
   double act = 0, learn = 0;
   int crossing = 0; // most trajectories that come to one rank
+  bool apart = r->overlap;
   for (int i = 0; i < r->ranks; ++i) {
     const int threads = r->rank[i].threads;
     const double acting = shard_seconds(r, i, ACT, act_mean, learn_mean);
     const double learning = shard_seconds(r, i, LEARN, act_mean, learn_mean);
     int come = 0;
+    apart = apart && (placement_count(p, p->actor_of, i) == 0 || placement_count(p, p->learner_of, i) == 0);
     for (int s = 0; s < p->shards; ++s) come += p->learner_of[s] == i && p->actor_of[s] != i;
     act = fmax(act, rounds(placement_count(p, p->actor_of, i), threads) * acting);
     learn = fmax(learn, rounds(placement_count(p, p->learner_of, i), threads) * learning);
@@ -87,7 +89,8 @@ double placement_seconds(const struct placement *p, const struct rates *r) {
   }
   // shards travel while others are acted on; the last one does not
   const double wire = crossing > 0 ? fmax(r->wire, crossing * r->wire - act) : 0;
-  return act + wire + learn + ceil(log2(p->learners)) * r->sum;
+  const double collecting = act + wire, learning = learn + ceil(log2(p->learners)) * r->sum;
+  return apart ? fmax(collecting, learning) : collecting + learning;
 }
 
 static struct error *consider(int shards, int learners, const struct rates *r, struct learners_choice *choice) {

@@ -18,6 +18,7 @@ struct rates {
   const struct rank_rates *rank; // [ranks]
   double wire;                   // seconds that a shard's trajectory is on the way between two ranks
   double sum;                    // seconds, over an iteration, of one level of the sums that crosses ranks
+  bool overlap;                  // ranks that only act do so while others only learn
 };
 
 // Shares shards out so that all ranks are done at the same time: each goes to the rank that is then done first. Some may
@@ -25,7 +26,8 @@ struct rates {
 // the first K learn, the others act. Errors: out of memory.
 struct error *placement_by_rates(struct placement *p, int shards, int learners, const struct rates *rates) MUST_USE;
 
-// Seconds of an iteration: act + wire + learn + sums, each as long as on the rank that is last.
+// Seconds of an iteration: act + wire + learn + sums, each as long as on the rank that is last; the longer half of it where
+// these overlap.
 double placement_seconds(const struct placement *p, const struct rates *rates);
 
 // The fastest even placement: all, or 1, 2, 4, .. learners, as far as every rank gets work. *learners: LEARNERS_ALL or K.

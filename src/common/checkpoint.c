@@ -45,9 +45,12 @@ static const struct array {
     {"/parameters", offsetof(struct checkpoint, parameters)},
     {"/adam/m", offsetof(struct checkpoint, adam_m)},
     {"/adam/v", offsetof(struct checkpoint, adam_v)},
+    {"/acting/parameters", offsetof(struct checkpoint, acting)}, // only with `ahead`
 };
 
 enum { COUNTERS = sizeof counters / sizeof counters[0], ARRAYS = sizeof arrays / sizeof arrays[0] };
+
+static size_t array_count(const struct checkpoint *c) { return ARRAYS - (c->ahead ? 0 : 1); }
 
 static int64_t counter_of(const struct checkpoint *c, const struct counter *field) {
   int64_t value;
@@ -74,6 +77,9 @@ void checkpoint_free(struct checkpoint *c) {
   free(c->adam_v);
   free(c->normalizer_mean);
   free(c->normalizer_m2);
+  free(c->acting);
+  free(c->acting_mean);
+  free(c->acting_m2);
   free(c->env_state);
   memset(c, 0, sizeof *c);
 }
@@ -104,9 +110,10 @@ static bool take(size_t count, size_t size, size_t *left) {
   return true;
 }
 
-static struct error *check_tensors(const struct tensor_name *tensors, int count, size_t limit, size_t *parameters) {
+static struct error *check_tensors(const struct checkpoint *c, size_t limit, size_t *parameters) {
+  const struct tensor_name *const tensors = c->tensors;
   size_t end = 0, left = limit;
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < c->tensor_count; ++i) {
     const struct tensor_name *t = &tensors[i];
     if (!is_tensor_name(t->name))
       return error_new(EXIT_CODE_FAILED, "tensor %d has no proper name: '%.*s'", i, TENSOR_NAME_MAX, t->name);
@@ -119,7 +126,7 @@ static struct error *check_tensors(const struct tensor_name *tensors, int count,
       return error_new(EXIT_CODE_FAILED, "tensor %s begins at float %zu; those before it end at %zu", t->name,
                        t->offset, end);
     const size_t size = (size_t)t->rows * (size_t)(t->cols ? t->cols : 1);
-    if (!take(size, ARRAYS * sizeof(float), &left))
+    if (!take(size, array_count(c) * sizeof(float), &left))
       return error_new(EXIT_CODE_FAILED, "tensor %s [%d, %d] is larger than the file", t->name, t->rows, t->cols);
     end += size;
   }
@@ -139,10 +146,10 @@ static struct error *check_sizes(const struct checkpoint *c, size_t limit, size_
   if (c->obs_dim < 0) return error_new(EXIT_CODE_FAILED, "obs_dim is %d, which is less than 0", c->obs_dim);
   if (c->tensor_count < 1 || c->tensor_count > MAX_TENSORS)
     return error_new(EXIT_CODE_FAILED, "there are %d tensors, not 1 to %d", c->tensor_count, MAX_TENSORS);
-  TRY(check_tensors(c->tensors, c->tensor_count, limit, parameters));
+  TRY(check_tensors(c, limit, parameters));
 
-  size_t left = limit - *parameters * ARRAYS * sizeof(float), states = left;
-  if (!take((size_t)c->obs_dim, 2 * sizeof(double), &left))
+  size_t left = limit - *parameters * array_count(c) * sizeof(float), states = left;
+  if (!take((size_t)c->obs_dim, (c->ahead ? 4 : 2) * sizeof(double), &left))
     return error_new(EXIT_CODE_FAILED, "obs_dim %d is larger than the file", c->obs_dim);
   // envs·state_size·8 without a product that could overflow
   if (c->state_size != 0) states = left / sizeof(double) / (size_t)c->state_size;
@@ -326,13 +333,24 @@ static struct error *write_doubles(const struct writer *w, const char *path, int
   return write_dataset(w, path, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, rank, dims, data);
 }
 
+static struct error *write_normalizer(const struct writer *w, const struct checkpoint *c) {
+  const hsize_t obs[] = {(hsize_t)c->obs_dim};
+  TRY(write_doubles(w, "/normalizer/count", 0, NULL, &c->normalizer_count));
+  TRY(write_doubles(w, "/normalizer/mean", 1, obs, c->normalizer_mean));
+  TRY(write_doubles(w, "/normalizer/m2", 1, obs, c->normalizer_m2));
+  if (!c->ahead) return NULL;
+  TRY(write_doubles(w, "/acting/normalizer/count", 0, NULL, &c->acting_count));
+  TRY(write_doubles(w, "/acting/normalizer/mean", 1, obs, c->acting_mean));
+  return write_doubles(w, "/acting/normalizer/m2", 1, obs, c->acting_m2);
+}
+
 static struct error *write_content(const struct writer *w, const struct checkpoint *c) {
-  const hsize_t obs[] = {(hsize_t)c->obs_dim}, states[] = {(hsize_t)c->envs, (hsize_t)c->state_size};
+  const hsize_t states[] = {(hsize_t)c->envs, (hsize_t)c->state_size};
   TRY(write_attributes(w, c));
   TRY(write_text(w, "/config", c->config_text));
   TRY(write_text(w, "/metrics", c->metrics_text));
   TRY(write_tensor_table(w, c));
-  for (size_t a = 0; a < ARRAYS; ++a)
+  for (size_t a = 0; a < array_count(c); ++a)
     for (int i = 0; i < c->tensor_count; ++i) {
       char path[MAX_PATH_IN_FILE];
       hsize_t dims[2];
@@ -340,9 +358,7 @@ static struct error *write_content(const struct writer *w, const struct checkpoi
       const float *values = array_in(c, &arrays[a]) + c->tensors[i].offset;
       TRY(write_dataset(w, path, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, rank, dims, values));
     }
-  TRY(write_doubles(w, "/normalizer/count", 0, NULL, &c->normalizer_count));
-  TRY(write_doubles(w, "/normalizer/mean", 1, obs, c->normalizer_mean));
-  TRY(write_doubles(w, "/normalizer/m2", 1, obs, c->normalizer_m2));
+  TRY(write_normalizer(w, c));
   return write_doubles(w, "/env_state", 2, states, c->env_state);
 }
 
@@ -534,26 +550,48 @@ static struct error *read_tensor_table(struct hdf5_image *file, struct checkpoin
 static struct error *allocate_arrays(struct checkpoint *c) {
   const size_t parameters = c->parameter_count, obs = (size_t)c->obs_dim ? (size_t)c->obs_dim : 1;
   const size_t states = (size_t)c->envs * (size_t)c->state_size;
-  for (size_t a = 0; a < ARRAYS; ++a)
+  for (size_t a = 0; a < array_count(c); ++a)
     if ((*array_of(c, &arrays[a]) = calloc(parameters, sizeof(float))) == NULL)
       return error_no_memory("the checkpoint's parameters");
   c->normalizer_mean = calloc(obs, sizeof(double));
   c->normalizer_m2 = calloc(obs, sizeof(double));
   c->env_state = calloc(states ? states : 1, sizeof(double));
+  if (c->ahead) c->acting_mean = calloc(obs, sizeof(double)), c->acting_m2 = calloc(obs, sizeof(double));
+  if (c->ahead && (c->acting_mean == NULL || c->acting_m2 == NULL)) return error_no_memory("the acting normaliser");
   if (c->normalizer_mean == NULL || c->normalizer_m2 == NULL || c->env_state == NULL)
     return error_no_memory("the checkpoint's environment states");
   return NULL;
 }
 
+// Whether the weights are there that iterations which overlap are collected with.
+static bool has_acting(struct hdf5_image *file) {
+  struct hdf5_value value;
+  struct error *absent = hdf5_dataset(file, "/acting/normalizer/count", &value);
+  error_free(absent);
+  return absent == NULL;
+}
+
+static struct error *read_normalizer(struct hdf5_image *file, struct checkpoint *c) {
+  const hsize_t obs[] = {(hsize_t)c->obs_dim};
+  TRY(read_doubles(file, "/normalizer/count", 0, NULL, &c->normalizer_count));
+  TRY(read_doubles(file, "/normalizer/mean", 1, obs, c->normalizer_mean));
+  TRY(read_doubles(file, "/normalizer/m2", 1, obs, c->normalizer_m2));
+  if (!c->ahead) return NULL;
+  TRY(read_doubles(file, "/acting/normalizer/count", 0, NULL, &c->acting_count));
+  TRY(read_doubles(file, "/acting/normalizer/mean", 1, obs, c->acting_mean));
+  return read_doubles(file, "/acting/normalizer/m2", 1, obs, c->acting_m2);
+}
+
 static struct error *read_content(struct hdf5_image *file, struct checkpoint *c) {
   TRY(read_attributes(file, c));
+  c->ahead = has_acting(file);
   TRY(read_tensor_table(file, c));
   TRY(check_sizes(c, file->size, &c->parameter_count));
   TRY(allocate_arrays(c));
-  const hsize_t obs[] = {(hsize_t)c->obs_dim}, states[] = {(hsize_t)c->envs, (hsize_t)c->state_size};
+  const hsize_t states[] = {(hsize_t)c->envs, (hsize_t)c->state_size};
   TRY(read_text(file, "/config", &c->config_text));
   TRY(read_text(file, "/metrics", &c->metrics_text));
-  for (size_t a = 0; a < ARRAYS; ++a)
+  for (size_t a = 0; a < array_count(c); ++a)
     for (int i = 0; i < c->tensor_count; ++i) {
       char path[MAX_PATH_IN_FILE];
       hsize_t dims[2];
@@ -561,9 +599,7 @@ static struct error *read_content(struct hdf5_image *file, struct checkpoint *c)
       float *values = *array_of(c, &arrays[a]) + c->tensors[i].offset;
       TRY(read_dataset(file, path, H5T_IEEE_F32LE, rank, dims, values));
     }
-  TRY(read_doubles(file, "/normalizer/count", 0, NULL, &c->normalizer_count));
-  TRY(read_doubles(file, "/normalizer/mean", 1, obs, c->normalizer_mean));
-  TRY(read_doubles(file, "/normalizer/m2", 1, obs, c->normalizer_m2));
+  TRY(read_normalizer(file, c));
   return read_doubles(file, "/env_state", 2, states, c->env_state);
 }
 

@@ -39,6 +39,12 @@ struct checkpoint {
   double normalizer_count;
   double *normalizer_mean, *normalizer_m2; // [obs_dim]
 
+  // With `ahead`, the next iteration's trajectories are collected with these, which are an iteration older; else null.
+  bool ahead;
+  float *acting; // [parameter_count]
+  double acting_count;
+  double *acting_mean, *acting_m2; // [obs_dim]
+
   int64_t envs, state_size;
   double *env_state; // [envs, state_size]
 };

@@ -101,18 +101,31 @@ static char *floats_difference(const char *what, const struct checkpoint *c, con
   return NULL;
 }
 
+static char *doubles_difference(const char *what, size_t count, const double *a, const double *b) {
+  const size_t at = first_difference(a, b, count, sizeof *a);
+  if (at == count) return NULL;
+  char name[NUMBER_BYTES];
+  snprintf(name, sizeof name, "%s[%zu]", what, at);
+  return number_difference(name, &a[at], &b[at]);
+}
+
 static char *normalizer_difference(const struct checkpoint *a, const struct checkpoint *b) {
+  const size_t dim = (size_t)a->obs_dim;
   char *d = counter_difference("obs_dim", a->obs_dim, b->obs_dim);
   if (d == NULL) d = number_difference("normalizer/count", &a->normalizer_count, &b->normalizer_count);
-  const double *const lists[][2] = {{a->normalizer_mean, b->normalizer_mean}, {a->normalizer_m2, b->normalizer_m2}};
-  for (size_t l = 0; d == NULL && l < 2; ++l) {
-    const size_t dim = (size_t)a->obs_dim, at = first_difference(lists[l][0], lists[l][1], dim, sizeof(double));
-    if (at == dim) continue;
-    char name[NUMBER_BYTES];
-    snprintf(name, sizeof name, "normalizer/%s[%zu]", l == 0 ? "mean" : "m2", at);
-    d = number_difference(name, &lists[l][0][at], &lists[l][1][at]);
-  }
-  return d;
+  if (d == NULL) d = doubles_difference("normalizer/mean", dim, a->normalizer_mean, b->normalizer_mean);
+  return d != NULL ? d : doubles_difference("normalizer/m2", dim, a->normalizer_m2, b->normalizer_m2);
+}
+
+// What the next iteration is collected with. The rest has the same shapes.
+static char *acting_difference(const struct checkpoint *a, const struct checkpoint *b) {
+  const size_t dim = (size_t)a->obs_dim;
+  char *d = counter_difference("acting weights", a->ahead, b->ahead);
+  if (d != NULL || !a->ahead) return d;
+  d = floats_difference("acting/parameters", a, a->acting, b->acting);
+  if (d == NULL) d = number_difference("acting/normalizer/count", &a->acting_count, &b->acting_count);
+  if (d == NULL) d = doubles_difference("acting/normalizer/mean", dim, a->acting_mean, b->acting_mean);
+  return d != NULL ? d : doubles_difference("acting/normalizer/m2", dim, a->acting_m2, b->acting_m2);
 }
 
 static char *states_difference(const struct checkpoint *a, const struct checkpoint *b) {
@@ -135,6 +148,7 @@ char *checkpoint_difference(const struct checkpoint *a, const struct checkpoint 
   if (d == NULL) d = floats_difference("adam/m", a, a->adam_m, b->adam_m);
   if (d == NULL) d = floats_difference("adam/v", a, a->adam_v, b->adam_v);
   if (d == NULL) d = normalizer_difference(a, b);
+  if (d == NULL) d = acting_difference(a, b);
   return d != NULL ? d : states_difference(a, b);
 }
 

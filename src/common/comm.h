@@ -29,17 +29,43 @@ void comm_library_version(char *text, size_t size);
 // Takes `mine`.
 struct error *comm_agree(struct comm *comm, struct error *mine) MUST_USE;
 
-// What a message carries; a shard has one of each kind on the way at most.
-enum message_kind { MESSAGE_TRAJECTORY, MESSAGE_TAIL, MESSAGE_STATE, MESSAGE_RETURNS, MESSAGE_SUM, MESSAGE_KINDS };
+// --- A rank's death. Where MPI can tell of it (ULFM: Open MPI 5 under `mpirun --with-ft ulfm`) the others may go on;
+// elsewhere MPI ends the job, and these say that all is well. ---
 
-// Non-blocking; the buffer must stay until comm_wait. Any size: long messages travel in pieces. May be called from any
-// thread, one at a time (callers in a parallel region use a critical section).
+// Whether a rank is known to have died: then every call that needs other ranks fails. From any thread.
+bool comm_torn(const struct comm *comm);
+// Collective over the living, whatever calls of theirs have failed: whether nobody has died so far. The same on all.
+bool comm_whole(struct comm *comm);
+// Collective, where comm_whole said no: the living become a smaller job's ranks 0, 1, .. in their order. No message that was
+// under way arrives. died: which ranks of the job's start are gone, "rank 2 on node1 has died, ..".
+// Errors: rank 0 is among them; then all ranks have the error.
+struct error *comm_regroup(struct comm *comm, char *died, size_t size) MUST_USE;
+
+// What a message carries; a shard has one of each kind on the way at most.
+enum message_kind {
+  MESSAGE_TRAJECTORY,
+  MESSAGE_TAIL,
+  MESSAGE_STATE,
+  MESSAGE_RETURNS,
+  MESSAGE_SUM,
+  MESSAGE_BROADCAST,
+  MESSAGE_UP,
+  MESSAGE_NOTE, // inside comm.c, as the two before
+  MESSAGE_KINDS
+};
+
+// Non-blocking; the buffer must stay until comm_wait. Any size: long messages travel in pieces. These two, comm_wait and
+// the notes may be called from any thread.
 struct error *comm_send(struct comm *comm, int to, enum message_kind kind, int shard, const void *data,
                         size_t bytes) MUST_USE;
 struct error *comm_receive(struct comm *comm, int from, enum message_kind kind, int shard, void *data,
                            size_t bytes) MUST_USE;
-// Completes everything that was started since the last wait. Errors name the rank at the other end.
-struct error *comm_wait(struct comm *comm) MUST_USE;
+// Completes every message of a kind that was started since the last wait for this kind. One thread a kind; another thread
+// may wait for, or start, messages of other kinds meanwhile. Errors name the rank at the other end.
+struct error *comm_wait(struct comm *comm, enum message_kind kind) MUST_USE;
+
+// Ends this rank's waiting, in whatever thread, for good: after an error in one thread while another waits.
+void comm_give_up(struct comm *comm);
 
 // Collective over all ranks: rank 0's bytes go to all.
 struct error *comm_broadcast(struct comm *comm, void *data, size_t bytes) MUST_USE;
@@ -62,8 +88,7 @@ void comm_live(struct comm *comm);
 // Waiting calls this at every poll (its answer does not matter to them), so that notes are read while a rank waits.
 void comm_watch(struct comm *comm, struct interrupt watch);
 
-// Notes: numbers that may come at any time, beside all other messages. Neither call waits; one thread at a time, as for
-// comm_send. Between ranks only.
+// Notes: numbers that may come at any time, beside all other messages. Neither call waits. Between ranks only.
 struct error *comm_note_send(struct comm *comm, int to, int64_t note) MUST_USE;
 // False when there is none (or none can be read).
 bool comm_note_receive(struct comm *comm, int64_t *note);

@@ -48,7 +48,8 @@ static const char *const supervisions[] = {
   [SUPERVISION_EPS] = "eps", [SUPERVISION_VELOCITY] = "velocity", [SUPERVISION_DATA] = "data", NULL};
 static const char *const flow_times[] = {
   [FLOW_TIME_GRID] = "grid", [FLOW_TIME_UNIFORM] = "uniform", [FLOW_TIME_LOGNORMAL] = "lognormal", NULL};
-static const char *const pipelines[] = {[PIPELINE_SYNC] = "sync", NULL};
+static const char *const pipelines[] = {
+  [PIPELINE_SYNC] = "sync", [PIPELINE_OVERLAP] = "overlap", NULL};
 static const char *const rebalances[] = {[REBALANCE_OFF] = "off", [REBALANCE_ON] = "on", NULL};
 static const char *const word_learners[] = {"all", "auto", NULL};
 static const char *const word_auto[] = {"auto", NULL};
@@ -169,7 +170,9 @@ static const struct setting settings[] = {
           .words = rebalances),
   SETTING(REAL, cluster.timeout, "600", "[0, 1e6]",
           "seconds without a sign of life after which a rank counts as lost and the job ends; 0: never", RUN_ONLY),
-  SETTING(CHOICE, cluster.pipeline, "sync", "", "how collecting and learning alternate", .words = pipelines),
+  SETTING(CHOICE, cluster.pipeline, "sync", "",
+          "collect, then learn; overlap: iteration k+1 is collected with the weights of k-1 while k is learned",
+          .words = pipelines),
 
   SETTING(INTEGER, checkpoint.every, "10", "[1, 1000000000]", "iterations between checkpoints", RUN_ONLY),
   SETTING(INTEGER, checkpoint.keep, "3", "[1, 1000000]", "newest checkpoints kept, besides the best", RUN_ONLY),
@@ -197,7 +200,7 @@ static const struct { const char *name, *meaning; } sections[] = {
   {"value", "The value network."},
   {"objective", "What the update minimises."},
   {"optimizer", "How the update minimises it."},
-  {"cluster", "How the work lies on ranks and threads. Changes the wall time, never the result."},
+  {"cluster", "How the work lies on ranks and threads. Only `pipeline` changes the result; the rest, the wall time."},
   {"checkpoint", "What is kept on disk."},
   {"eval", "Evaluation during training, and the defaults of `flowrank eval`."},
   {"log", "What is said while training."},

@@ -22,7 +22,7 @@ enum trust_region_kind { TRUST_REGION_CLIP, TRUST_REGION_SPO, TRUST_REGION_ASPO 
 enum schedule_kind { SCHEDULE_CONSTANT, SCHEDULE_LINEAR };
 enum supervision_kind { SUPERVISION_EPS, SUPERVISION_VELOCITY, SUPERVISION_DATA };
 enum flow_time_kind { FLOW_TIME_GRID, FLOW_TIME_UNIFORM, FLOW_TIME_LOGNORMAL };
-enum pipeline_kind { PIPELINE_SYNC };
+enum pipeline_kind { PIPELINE_SYNC, PIPELINE_OVERLAP };
 enum rebalance_kind { REBALANCE_OFF, REBALANCE_ON };
 enum {
   LEARNERS_ALL = -1,

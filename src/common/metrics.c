@@ -128,6 +128,7 @@ static size_t format_line(const struct metrics_line *l, char *text) {
       {"learn_seconds", l->learn_seconds},
       {"other_seconds", l->other_seconds},
       {"checkpoint_seconds", l->checkpoint_seconds},
+      {"hidden_seconds", l->hidden_seconds},
       {"broken", (double)l->broken},
       {"wire_bytes", (double)l->wire_bytes},
   };

@@ -18,7 +18,8 @@ struct metrics_line {
   double episode_return, episode_length;
   double eval_return, eval_error;
   double policy_loss, value_loss, ratio_mean, ratio_std, clipped_fraction, cfm_loss, entropy, value_mean, grad_norm;
-  double act_seconds, wire_seconds, learn_seconds, other_seconds; // of this iteration
+  double act_seconds, wire_seconds, learn_seconds, other_seconds; // of this iteration; together its time
+  double hidden_seconds;     // of acting and wire that went on while rank 0 learned, and are not in the above
   double checkpoint_seconds; // of the checkpoint after the iteration before, which comes on top of these
   int64_t broken;            // environments reset because their physics diverged
   int64_t wire_bytes;        // trajectories and tails that crossed ranks in this iteration

@@ -47,7 +47,7 @@ struct learner {
   struct shard_sizes sizes;
   struct trajectory_layout layout;
   struct comm *comm;
-  struct trajectory *trajectory; // [shards]
+  const struct trajectory *trajectory; // [shards]: of the running update
   int threads, own;
   int *shard;            // [own]: the shards this rank learns from
   struct gather *gather; // [threads]
@@ -133,11 +133,10 @@ static struct error *find_own_shards(struct learner *l, const struct placement *
 
 struct error *learner_init(struct learner **out, const struct objective *o, const struct shard_sizes *sizes,
                            const struct trajectory_layout *layout, const struct placement *placement, struct comm *comm,
-                           struct trajectory *trajectory, int threads) {
+                           int threads) {
   struct learner *l = *out = calloc(1, sizeof *l);
   if (l == NULL) return error_no_memory("the learner");
-  *l = (struct learner){
-      .objective = o, .sizes = *sizes, .layout = *layout, .comm = comm, .trajectory = trajectory, .threads = threads};
+  *l = (struct learner){.objective = o, .sizes = *sizes, .layout = *layout, .comm = comm, .threads = threads};
   const size_t moments = moments_size(layout->obs_dim) * sizeof(double);
   const size_t gradient = (o->parameter_count + 1) * sizeof(float);
   struct error *e = tree_init(&l->tree, comm, placement, gradient > moments ? gradient : moments);
@@ -275,7 +274,7 @@ static struct error *normalise(struct learner *l, struct learned *learned) {
   normalizer_update(&learned->normalizer, l->total);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(l->threads)
   for (int i = 0; i < l->own; ++i) {
-    struct trajectory *t = &l->trajectory[l->shard[i]];
+    const struct trajectory *t = &l->trajectory[l->shard[i]];
     normalizer_apply(&learned->normalizer, envs * (steps + 1), t->obs, t->obs);
     normalizer_apply(&learned->normalizer, envs * (size_t)l->layout.finals, t->final_obs, t->final_obs);
   }
@@ -381,11 +380,12 @@ static struct error *average(struct learner *l, struct update_report *report) {
   return NULL;
 }
 
-struct error *learner_update(struct learner *l, int64_t iteration, struct learned *learned,
-                             struct update_report *report) {
+struct error *learner_update(struct learner *l, int64_t iteration, const struct trajectory *trajectory,
+                             struct learned *learned, struct update_report *report) {
   const struct config *c = l->objective->config;
   double mark = clock_seconds();
   *report = (struct update_report){0};
+  l->trajectory = trajectory;
   omp_set_num_threads(l->threads); // for the loops inside the tree and Adam
   TRY(normalise(l, learned));
   if (clips_values(l)) keep_values(l, learned->parameters);

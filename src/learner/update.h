@@ -35,19 +35,19 @@ struct update_report {
 };
 
 struct learner;
-// trajectory [shards]: the buffers of the shards that this rank learns from (others are not touched). All pointers are
-// kept and must outlive the learner.
+// All pointers are kept and must outlive the learner.
 struct error *learner_init(struct learner **learner, const struct objective *o, const struct shard_sizes *sizes,
                            const struct trajectory_layout *layout, const struct placement *placement, struct comm *comm,
-                           struct trajectory *trajectory, int threads) MUST_USE;
+                           int threads) MUST_USE;
 void learner_free(struct learner *learner);
 // What learner_update asks in each minibatch. One learner's yes is enough.
 void learner_interrupt(struct learner *learner, struct interrupt interrupt);
 
 // One iteration's update of `learned`: normaliser, then epochs × minibatches of Adam steps. Collective over the learners.
-// Overwrites the observations of the trajectories (they are normalised in place).
-struct error *learner_update(struct learner *learner, int64_t iteration, struct learned *learned,
-                             struct update_report *report) MUST_USE;
+// trajectory [shards]: the buffers of the shards that this rank learns from (others are not touched). Their observations
+// are overwritten (normalised in place).
+struct error *learner_update(struct learner *learner, int64_t iteration, const struct trajectory *trajectory,
+                             struct learned *learned, struct update_report *report) MUST_USE;
 
 // Matrix-product operations of one update over all shards, by network.
 struct learner_flops {

@@ -147,7 +147,7 @@ class Started:
 
     def ranks(self):
         """Pids of the MPI processes: rank -> pid. Without mpirun the program is rank 0."""
-        if self.command[0] != "mpirun":
+        if Path(self.command[0]).name != "mpirun":
             return {0: self.process.pid} if self.running() else {}
         found = {}
         for pid in processes_of_session(self.process.pid):
@@ -268,7 +268,7 @@ def checkpoints(run):
 
 # Fields of a metrics line that may differ between two runs of the same config.
 TIMES = ("wall_seconds", "steps_per_second", "act_seconds", "wire_seconds", "learn_seconds", "other_seconds",
-         "checkpoint_seconds", "wire_bytes")
+         "checkpoint_seconds", "hidden_seconds", "wire_bytes")
 
 
 def learned_metrics(run):

@@ -28,6 +28,9 @@ VARIANTS = {
     "ppo": {"objective.kind": "ppo", "objective.entropy_cost": 0.01, "objective.clip": 0.3},
     "dppo": {"objective.kind": "dppo", "policy.sde_sigma": 0.1, "objective.bootstrap_truncated": True},
     "dppo_last_half": {"objective.kind": "dppo", "policy.sde_sigma": 0.1, "objective.denoising_steps": "last_half"},
+    "overlap": {"cluster.pipeline": "overlap", "objective.bootstrap_truncated": True, "task.episode_length": 4},
+    "overlap_ppo": {"cluster.pipeline": "overlap", "objective.kind": "ppo"},
+    "overlap_dppo": {"cluster.pipeline": "overlap", "objective.kind": "dppo", "policy.sde_sigma": 0.1},
     "odd_shards": {"rollout.shards": 6, "rollout.envs": 18, "rollout.unrolls": 2, "optimizer.minibatches": 3},
 }
 

@@ -94,6 +94,23 @@ static void all_learn_where_sums_cost_little(void **state) {
   assert_number("other", c.runner_up, 12, 1e-12, 1e-30);
 }
 
+static void halves_that_overlap_take_as_long_as_the_longer(void **state) {
+  (void)state;
+  struct rank_rates rank[RANKS];
+  struct rates rates = rates_of(rank, 1, 0.5);
+  struct placement apart, together;
+  rates.overlap = true;
+  rates.wire = 0.25;
+  must(placement_even(&apart, SHARDS, 1, RANKS));
+  must(placement_even(&together, SHARDS, LEARNERS_ALL, RANKS));
+  assert_number("learns longer", placement_seconds(&apart, &rates), 6, 1e-12, 1e-30);
+  for (int i = 0; i < RANKS; ++i) rank[i].act = 2;
+  assert_number("acts longer", placement_seconds(&apart, &rates), 8 + 0.25, 1e-12, 1e-30);
+  assert_number("one after the other", placement_seconds(&together, &rates), 6 + 1.5, 1e-12, 1e-30);
+  placement_free(&apart);
+  placement_free(&together);
+}
+
 static void one_learns_where_sums_cost_much_and_learning_little(void **state) {
   (void)state;
   struct rank_rates rank[RANKS];
@@ -134,6 +151,7 @@ int main(void) {
       cmocka_unit_test(threads_take_whole_shards),
       cmocka_unit_test(an_unknown_rank_counts_as_the_mean),
       cmocka_unit_test(all_learn_where_sums_cost_little),
+      cmocka_unit_test(halves_that_overlap_take_as_long_as_the_longer),
       cmocka_unit_test(one_learns_where_sums_cost_much_and_learning_little),
       cmocka_unit_test(only_what_has_work_for_all_is_considered),
   };

@@ -180,6 +180,20 @@ static struct checkpoint sample(int64_t iteration) {
   return c;
 }
 
+// The same from a run whose iterations overlap.
+static struct checkpoint sample_ahead(int64_t iteration) {
+  struct checkpoint c = sample(iteration);
+  struct source source = {(uint64_t)iteration + 1000};
+  c.ahead = true;
+  c.acting = normal_floats(&source, PARAMETERS, 1);
+  c.acting[4] = float_of_bits(0x7fa12345);
+  c.acting_count = 1e15 + 0.25;
+  c.acting_mean = doubles(OBS);
+  c.acting_m2 = doubles(OBS);
+  for (int i = 0; i < OBS; ++i) c.acting_mean[i] = source_normal(&source), c.acting_m2[i] = -c.acting_mean[i];
+  return c;
+}
+
 static void write_sample(int64_t iteration) {
   struct checkpoint c = sample(iteration);
   must(checkpoint_write(dir, &c, 100, false));
@@ -285,6 +299,27 @@ static void what_is_written_comes_back_bit_for_bit(void **state) {
   checkpoint_free(&c);
   checkpoint_free(&c); // nothing is left to free
   checkpoint_free(&got);
+}
+
+static void acting_weights_come_back_where_they_are(void **state) {
+  (void)state;
+  struct checkpoint c = sample_ahead(120), plain = sample(120), got;
+  must(checkpoint_write(dir, &c, 3, false));
+  must(checkpoint_load(in_dir("000000120.h5"), &got));
+  assert_true(got.ahead);
+  assert_memory_equal(got.acting, c.acting, PARAMETERS * sizeof(float));
+  assert_memory_equal(&got.acting_count, &c.acting_count, sizeof(double));
+  assert_memory_equal(got.acting_mean, c.acting_mean, OBS * sizeof(double));
+  assert_memory_equal(got.acting_m2, c.acting_m2, OBS * sizeof(double));
+  assert_null(checkpoint_difference(&c, &got));
+  checkpoint_free(&got);
+  must(checkpoint_write(dir, &plain, 3, false));
+  must(checkpoint_load(in_dir("000000120.h5"), &got));
+  assert_false(got.ahead);
+  assert_null(got.acting);
+  checkpoint_free(&got);
+  checkpoint_free(&c);
+  checkpoint_free(&plain);
 }
 
 static void empty_parts_come_back_empty(void **state) {
@@ -515,6 +550,9 @@ static void without_tensors(hid_t f) { remove_link(f, "/tensors"); }
 static void without_one_tensor(hid_t f) { remove_link(f, "/adam/v/value/b0"); }
 static void without_adam(hid_t f) { remove_link(f, "/adam"); }
 static void without_states(hid_t f) { remove_link(f, "/env_state"); }
+static void acting_without_content(hid_t f) {
+  H5Gclose(H5Gcreate2(f, "/acting", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+}
 static void without_count(hid_t f) { remove_link(f, "/normalizer/count"); }
 static void without_iteration(hid_t f) { assert_true(H5Adelete(f, "iteration") >= 0); }
 static void without_task(hid_t f) { assert_true(H5Adelete(f, "task_name") >= 0); }
@@ -725,6 +763,7 @@ static const struct crafted {
     {"no value/b0", without_one_tensor, "lacks /adam/v/value/b0"},
     {"no adam", without_adam, "lacks /adam"},
     {"no states", without_states, "lacks /env_state"},
+    {"acting empty", acting_without_content, NULL}, // as if it were not there
     {"no count", without_count, "lacks /normalizer/count"},
     {"no iteration", without_iteration, "lacks the attribute iteration"},
     {"no task", without_task, "lacks the attribute task_name"},
@@ -1223,6 +1262,24 @@ static void differs(const struct checkpoint *a, const struct checkpoint *b, cons
   free(difference);
 }
 
+static void a_difference_in_the_acting_weights_is_named(void **state) {
+  (void)state;
+  struct checkpoint a = sample_ahead(1), b = sample_ahead(1), plain = sample(1);
+  assert_null(checkpoint_difference(&a, &b));
+  differs(&a, &plain, "acting weights: 1 and 0");
+  a.acting_m2[2] = 1, b.acting_m2[2] = 1.5;
+  differs(&a, &b, "acting/normalizer/m2[2]: 0x1p+0 and 0x1.8p+0");
+  a.acting_mean[1] = 1, b.acting_mean[1] = 2;
+  differs(&a, &b, "acting/normalizer/mean[1]: 0x1p+0 and 0x1p+1");
+  a.acting_count = 1, b.acting_count = 2;
+  differs(&a, &b, "acting/normalizer/count: 0x1p+0 and 0x1p+1");
+  a.acting[21] = 1, b.acting[21] = 2;
+  differs(&a, &b, "acting/parameters/value/b0[0]: 0x1p+0 and 0x1p+1");
+  checkpoint_free(&a);
+  checkpoint_free(&b);
+  checkpoint_free(&plain);
+}
+
 // Changes come from the last place to the first, so that each must hide those before it.
 static void first_difference_is_named(void **state) {
   (void)state;
@@ -1348,6 +1405,7 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
   const struct CMUnitTest tests[] = {
       TEST(what_is_written_comes_back_bit_for_bit),
+      TEST(acting_weights_come_back_where_they_are),
       TEST(empty_parts_come_back_empty),
       TEST(many_large_tensors_come_back),
       TEST(equal_content_makes_equal_bytes),
@@ -1377,6 +1435,7 @@ int main(void) {
       TEST(file_and_folder_reach_the_disk),
       TEST(kill_at_any_instant_leaves_a_whole_checkpoint),
       TEST(leftover_that_is_best_is_not_written_into),
+      TEST(a_difference_in_the_acting_weights_is_named),
       TEST(first_difference_is_named),
       TEST(description_names_everything),
       TEST(description_of_hostile_text_is_harmless),

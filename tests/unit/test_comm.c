@@ -11,7 +11,7 @@ static void a_message_arrives(void **state) {
   for (size_t i = 0; i < sizeof sent; ++i) sent[i] = (unsigned char)(i * 7);
   must(comm_receive(comm, 0, MESSAGE_TRAJECTORY, 3, received, sizeof received));
   must(comm_send(comm, 0, MESSAGE_TRAJECTORY, 3, sent, sizeof sent));
-  must(comm_wait(comm));
+  must(comm_wait(comm, MESSAGE_TRAJECTORY));
   assert_memory_equal(sent, received, sizeof sent);
 }
 
@@ -22,7 +22,8 @@ static void errors_name_the_peer(void **state) {
   must(comm_send(comm, 0, MESSAGE_TRAJECTORY, 0, sent, 20));
   must(comm_receive(comm, 0, MESSAGE_TAIL, 0, received, 10)); // one message is as expected, the other too long
   must(comm_receive(comm, 0, MESSAGE_TRAJECTORY, 0, received + 10, 10));
-  struct error *e = comm_wait(comm);
+  must(comm_wait(comm, MESSAGE_TAIL));
+  struct error *e = comm_wait(comm, MESSAGE_TRAJECTORY);
   assert_non_null(e);
   assert_non_null(strstr(e->text, "MPI on rank 0, exchanging messages with rank 0: "));
   assert_non_null(strstr(e->text, "TRUNCATE"));
@@ -51,7 +52,7 @@ static void many_messages_may_be_on_the_way(void **state) {
     sent[i] = 3 * i;
     must(comm_send(comm, 0, MESSAGE_SUM, i, &sent[i], sizeof sent[i]));
   }
-  must(comm_wait(comm));
+  must(comm_wait(comm, MESSAGE_SUM));
   assert_memory_equal(sent, received, sizeof sent);
 }
 
