@@ -11,8 +11,7 @@
 //   overlap   act and wire beside all the others, on ranks that do not learn; the longer of both counts
 //
 // A message holds its sender's and its receiver's wire for bytes/bandwidth, one message at a time, and arrives `latency`
-// later; within a node it is a copy. Open MPI's MPI_Ibcast is linear for up to 4 ranks, a binomial tree below 64 KiB, else
-// a chain of 32 KiB segments (8 KiB below 512 KiB).
+// later; within a node it is a copy. Broadcasts go down a binomial tree, as comm.c sends them.
 //
 // What it leaves out: that a node's cores share memory bandwidth and heat; other traffic; slow nodes; time that a rank
 // waits for a processor that something else has.
@@ -76,22 +75,14 @@ static double deliver(struct traffic *t, int from, int to, double ready, double 
   return through + t->cluster->latency;
 }
 
-// Seconds until rank 0's bytes are on the first `ranks` ranks, as Open MPI brings them.
+// Seconds until rank 0's bytes are on the first `ranks` ranks, over comm.c's binomial tree, the farthest first.
 static double broadcast(struct traffic *t, int ranks, double bytes) {
-  enum { LINEAR_RANKS = 4, BINOMIAL_BYTES = 65536, SHORT_BYTES = 524288, SEGMENT = 32768, SHORT_SEGMENT = 8192 };
-  if (ranks > LINEAR_RANKS && bytes >= BINOMIAL_BYTES) {
-    const double segment = bytes < SHORT_BYTES ? SHORT_SEGMENT : SEGMENT, net = t->cluster->bandwidth;
-    const int wires = node_of(t->cluster, ranks - 1);
-    t->wire_bytes += wires * bytes;
-    return bytes / (wires > 0 ? fmin(net, t->copy) : t->copy) + wires * (t->cluster->latency + segment / net) +
-           (ranks - 1 - wires) * (local_latency + segment / t->copy);
-  }
+  int bit = 1;
+  while (bit < ranks) bit *= 2;
   clear(t);
-  for (int to = 1, reach = 1; to < ranks; ++to) { // reach: the largest power of 2 up to `to`
-    if (to == 2 * reach) reach *= 2;
-    const int from = ranks <= LINEAR_RANKS ? 0 : to - reach;
-    t->clock[to] = deliver(t, from, to, t->clock[from], bytes);
-  }
+  for (bit /= 2; bit > 0; bit /= 2)
+    for (int from = 0; from + bit < ranks; from += 2 * bit)
+      t->clock[from + bit] = deliver(t, from, from + bit, t->clock[from], bytes);
   return latest(t);
 }
 
