@@ -161,7 +161,8 @@ class Render(Case):
     def test_every_body(self):
         """One task of each body: tasks that have the same numbers of observations and actions share theirs."""
         rows = [line.split() for line in self.run_program("tasks").out.splitlines()[1:]]
-        bodies = {tuple(row[1:3]): row[0] for row in rows if not row[0].startswith("GridWorld")}
+        elsewhere = ("GridWorld", "humanoid_track")  # the one is never drawn, the other in test_humanoid.py
+        bodies = {tuple(row[1:3]): row[0] for row in rows if not row[0].startswith(elsewhere)}
         self.assertGreater(len(bodies), 12)
         for name in bodies.values():
             with self.subTest(task=name):
