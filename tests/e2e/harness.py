@@ -8,6 +8,7 @@ Read from the environment (ctest sets them):
 
 import fcntl
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 import threading
@@ -25,6 +27,9 @@ from pathlib import Path
 
 SOURCE = Path(os.environ.get("FLOWRANK_SOURCE") or Path(__file__).resolve().parents[2])
 BINARY = Path(os.environ.get("FLOWRANK_BINARY") or SOURCE / "build" / "flowrank").resolve()
+
+HUMANOID = Path(os.environ.get("FLOWRANK_HUMANOID") or SOURCE / "build" / "deps" / "humanoid")  # of tools/setup.sh --humanoid
+DEBIAN_PYTHON = "/usr/bin/python3"  # has Debian's modules, also where another python3 comes first on the PATH
 
 DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 75  # the program's exit codes
 TIMEOUT = 240  # seconds after which a process counts as hanging; sanitizers are slow
@@ -56,6 +61,17 @@ TINY = {
     "eval.episode_length": 12,
     "log.interval": 0,
 }
+
+
+def modules(*names):
+    """Python modules, or None for each where one is missing. Where Debian's Python is another than this one, the test is started
+    again under it first."""
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError:
+        if os.path.exists(DEBIAN_PYTHON) and sys.executable != DEBIAN_PYTHON:
+            os.execv(DEBIAN_PYTHON, [DEBIAN_PYTHON, *sys.orig_argv[1:]])
+        return [None] * len(names)
 
 
 def yaml_text(settings):

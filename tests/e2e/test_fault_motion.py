@@ -3,25 +3,14 @@ imported. Without the bodies of tools/setup.sh there is nothing to import."""
 
 import json
 import math
-import os
 import shutil
-import sys
 import unittest
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
-from harness import DONE, FAILED, SOURCE, TINY, USAGE, Case, parse_json
+from harness import DONE, FAILED, HUMANOID, TINY, USAGE, Case, modules, parse_json
 
-DEBIAN_PYTHON = "/usr/bin/python3"  # has Debian's h5py, also where another python3 comes first on the PATH
-try:
-    import h5py
-    import numpy
-except ImportError:
-    if os.path.exists(DEBIAN_PYTHON) and sys.executable != DEBIAN_PYTHON:
-        os.execv(DEBIAN_PYTHON, [DEBIAN_PYTHON, *sys.orig_argv[1:]])
-    h5py = None
+h5py, numpy = modules("h5py", "numpy")
 
-HUMANOID = Path(os.environ.get("FLOWRANK_HUMANOID") or SOURCE / "build" / "deps" / "humanoid")
 MOCAP = HUMANOID.parent / "dm_control" / "dm_control" / "locomotion" / "mocap" / "test_trajectories.h5"
 URDF = HUMANOID.parent / "pybullet" / "humanoid" / "humanoid.urdf"
 ENV = {"FLOWRANK_HUMANOID": HUMANOID}

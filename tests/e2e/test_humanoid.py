@@ -1,14 +1,11 @@
 """humanoid_track from clips to figures: the same bits wherever shards run and however often a run stops, and what eval
 tells of every clip."""
 
-import os
 import unittest
-from pathlib import Path
 
 from test_render import changed, decode, why_not  # first: goes on under Debian's Python where this one lacks numpy
-from harness import DONE, SOURCE, STOPPED, TINY, USAGE, Case, metrics, parse_json
+from harness import DONE, HUMANOID, STOPPED, TINY, USAGE, Case, metrics, parse_json
 
-HUMANOID = Path(os.environ.get("FLOWRANK_HUMANOID") or SOURCE / "build" / "deps" / "humanoid")
 CLIPS = ("walk", "run", "punch")
 SETTINGS = {**TINY, "task.name": "humanoid_track", "task.clips": "walk+run", "task.sampling": "failure",
             "task.episode_length": 0, "eval.episode_length": 0, "eval.episodes": 3, "objective.bootstrap_truncated": True, "objective.value_clip": 0.2}

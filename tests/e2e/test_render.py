@@ -4,20 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import unittest
 from ctypes import CDLL
 
-from harness import BINARY, DONE, FAILED, STOPPED, TINY, Case, parse_json
+from harness import BINARY, DONE, FAILED, STOPPED, TINY, Case, modules, parse_json
 
-DEBIAN_PYTHON = "/usr/bin/python3"  # has Debian's numpy, also where another python3 comes first on the PATH
-try:
-    import numpy as np
-except ImportError:
-    if os.path.exists(DEBIAN_PYTHON) and sys.executable != DEBIAN_PYTHON:
-        os.execv(DEBIAN_PYTHON, [DEBIAN_PYTHON, *sys.orig_argv[1:]])
-    np = None
+(np,) = modules("numpy")
 
 WIDTH, HEIGHT = 160, 120
 LENGTH = 60  # control steps of 0.01 s

@@ -16,12 +16,13 @@ import os
 import re
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import namespaces
 
 FOLDER = Path("/run/flowrank")
 ENTERED = "FLOWRANK_TWO_HOSTS"
@@ -53,17 +54,8 @@ def missing():
 
 
 def enter():
-    """Returns in namespaces of its own; the process outside ends with the one inside."""
-    if os.environ.get(ENTERED):
-        return
-    inside = f'set -e; hostname {HOSTS[0]}; mount -t tmpfs tmpfs /run; mkdir {FOLDER}; ip link set lo up; exec "$@"'
-    holder = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount",
-         "--uts", "--ipc", "bash", "-c", inside, "bash", sys.executable, "-B", *sys.argv],
-        env={**os.environ, ENTERED: "1"},
-    )  # fmt: skip
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the process inside
-    sys.exit(holder.wait())
+    """Returns in namespaces of its own, which are the first host; the process outside ends with the one inside."""
+    namespaces.enter(ENTERED, f"hostname {HOSTS[0]}; mount -t tmpfs tmpfs /run; mkdir {FOLDER}; ip link set lo up")
 
 
 def run(*command):

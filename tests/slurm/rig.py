@@ -11,11 +11,14 @@ A node is again the first process of namespaces of its own, so killing that proc
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))  # for test_slurm.py as well
+
+import namespaces
 
 FOLDER = Path("/run/flowrank")  # the cluster's shared file system; a node's /tmp is its own
 SKIPPED = 77  # exit code; tests/CMakeLists.txt knows it
@@ -101,17 +104,8 @@ def enter(*paths):
     if reason:
         print(f"skipped: {reason}", flush=True)
         sys.exit(SKIPPED)
-    inside = ("set -e; hostname control; mount -t tmpfs tmpfs /run; mkdir /run/flowrank; ip link set lo up;"
-              'export TMPDIR=/run/flowrank; exec "$@"')  # fmt: skip
-    # The kernel kills unshare when this process ends, by which signal ever (unshare itself blocks SIGTERM), and with it its
-    # child, the first process inside, and with that all others.
-    holder = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount",
-         "--uts", "--ipc", "bash", "-c", inside, "bash", sys.executable, "-B", *sys.argv],
-        env={**os.environ, ENTERED: "1"},
-    )  # fmt: skip
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the process inside
-    sys.exit(holder.wait())
+    namespaces.enter(ENTERED, f"hostname control; mount -t tmpfs tmpfs /run; mkdir {FOLDER}; ip link set lo up; "
+                              f"export TMPDIR={FOLDER}")  # fmt: skip
 
 
 def run(*command, check=True, **options):

@@ -16,9 +16,7 @@ import time
 import unittest
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))
-
-import rig
+import rig  # first: makes tests/e2e known
 from harness import BINARY, SOURCE, TINY, USAGE, Case, yaml_text
 from rig import wait_until
 
