@@ -1,7 +1,6 @@
 #include "loaded_policy.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/metrics.h"
 
@@ -15,9 +14,7 @@ struct error *loaded_policy_init(struct loaded_policy *p, const char *name) {
   if (c->parameter_count != p->objective.parameter_count || c->obs_dim != p->task->obs_dim)
     return error_new(EXIT_CODE_FAILED, "%s: its parameters do not fit its config", p->path);
   TRY(normalizer_init(&p->normalizer, p->config.rollout.normalizer, c->obs_dim));
-  p->normalizer.moments[0] = c->normalizer_count;
-  memcpy(p->normalizer.mean, c->normalizer_mean, (size_t)c->obs_dim * sizeof(double));
-  memcpy(p->normalizer.m2, c->normalizer_m2, (size_t)c->obs_dim * sizeof(double));
+  moments_join(c->obs_dim, c->normalizer_count, c->normalizer_mean, c->normalizer_m2, p->normalizer.moments);
   normalizer_refresh(&p->normalizer);
   return NULL;
 }

@@ -125,19 +125,15 @@ struct error *run_restore(struct run *r, const struct checkpoint *c) {
   if (run_overlaps(r) && !c->ahead)
     return error_new(EXIT_CODE_FAILED,
                      "the checkpoint lacks the acting weights with which 'cluster.pipeline: overlap' goes on");
-  const size_t bytes = r->learned.count * sizeof(float), dim = (size_t)c->obs_dim * sizeof(double);
+  const size_t bytes = r->learned.count * sizeof(float);
   memcpy(r->learned.parameters, c->parameters, bytes);
   memcpy(r->learned.adam_m, c->adam_m, bytes);
   memcpy(r->learned.adam_v, c->adam_v, bytes);
   r->learned.adam_step = c->adam_step;
-  r->learned.normalizer.moments[0] = c->normalizer_count;
-  memcpy(r->learned.normalizer.mean, c->normalizer_mean, dim);
-  memcpy(r->learned.normalizer.m2, c->normalizer_m2, dim);
+  moments_join(c->obs_dim, c->normalizer_count, c->normalizer_mean, c->normalizer_m2, r->learned.normalizer.moments);
   if (c->ahead) {
     memcpy(r->previous, c->acting, bytes);
-    r->previous_moments[0] = c->acting_count;
-    memcpy(r->previous_moments + 1, c->acting_mean, dim);
-    memcpy(r->previous_moments + 1 + c->obs_dim, c->acting_m2, dim);
+    moments_join(c->obs_dim, c->acting_count, c->acting_mean, c->acting_m2, r->previous_moments);
   }
   memcpy(r->env_state, c->env_state, (size_t)c->envs * (size_t)c->state_size * sizeof(double));
   r->iteration = r->saved = c->iteration;

@@ -28,6 +28,13 @@ void normalizer_free(struct normalizer *n) {
 
 size_t moments_size(int dim) { return 1 + 2 * (size_t)dim; }
 
+void moments_join(int dim, double count, const double *mean, const double *m2, double *moments) {
+  const size_t bytes = (size_t)dim * sizeof(double);
+  moments[0] = count;
+  memcpy(moments + 1, mean, bytes);
+  memcpy(moments + 1 + dim, m2, bytes);
+}
+
 void moments_of_rows(int dim, size_t rows, const float *obs, double *moments) {
   const size_t d = (size_t)dim;
   double *mean = moments + 1, *m2 = mean + d;

@@ -22,6 +22,8 @@ void normalizer_free(struct normalizer *n);
 
 // Moments of a batch as one array of doubles [1 + 2·dim]: count, means, m2s. This is what travels up the tree.
 size_t moments_size(int dim);
+// The array from its parts, as checkpoints have them: mean [dim], m2 [dim].
+void moments_join(int dim, double count, const double *mean, const double *m2, double *moments);
 // Moments of obs [rows, dim].
 void moments_of_rows(int dim, size_t rows, const float *obs, double *moments);
 // into ← into ∪ from.
