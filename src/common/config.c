@@ -117,6 +117,8 @@ static const struct setting settings[] = {
           METHODS = FPO),
   SETTING(REAL, policy.time_floor, "0.05", "(0, 1]",
           "supervision data: the least t that divides where the predicted action becomes a velocity", METHODS = FPO),
+  SETTING(REAL, policy.initial_std, "0", "[0, 100]",
+          "deviation of the raw action before anything is learned; 0: the network's own, 0.69", METHODS = PPO),
 
   SETTING(LAYERS, value.hidden, "[256, 256, 256, 256, 256]", "[1, 65536]", "hidden widths of the value network"),
 
@@ -136,6 +138,8 @@ static const struct setting settings[] = {
           METHODS = FPO, .words = flow_times),
   SETTING(REAL, objective.flow_time_mean, "-1.2", "[-10, 10]", "lognormal times: mean of the logit", METHODS = FPO),
   SETTING(REAL, objective.flow_time_std, "1.2", "[0, 10]", "lognormal times: deviation of the logit", METHODS = FPO),
+  SETTING(REAL, objective.loss_weight, "1", "(0, 1e6]", "factor on the flow matching losses whose difference is the log ratio",
+          METHODS = FPO),
   SETTING(INTEGER, objective.mc_samples, "8", "[1, 1024]", "(eps, t) pairs drawn for every action", METHODS = FPO),
   SETTING(INTEGER, objective.denoising_steps, "all", "[1, 1000]", "flow steps, counted from the last, that are learned",
           METHODS = DPPO, .words = denoisings, .word_value = DENOISING_ALL),

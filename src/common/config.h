@@ -67,6 +67,7 @@ struct config {
     int64_t flow_steps;
     int64_t noise; // 0: the flow starts at zero
     double sde_sigma, feather_std, time_floor;
+    double initial_std; // 0: as the network comes
   } policy;
   struct {
     struct config_layers hidden;
@@ -78,6 +79,7 @@ struct config {
     enum supervision_kind supervision;
     enum flow_time_kind flow_time;
     double flow_time_mean, flow_time_std;
+    double loss_weight;
     int64_t mc_samples;
     int64_t denoising_steps; // or DENOISING_ALL, DENOISING_LAST_HALF
     double clip, log_ratio_clip, entropy_cost, value_coef, value_clip, discount, gae_lambda;

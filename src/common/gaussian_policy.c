@@ -16,6 +16,13 @@ void gaussian_policy_layout(struct gaussian_policy *p, const struct config *conf
   mlp_layout(&p->net, obs_dim, &config->policy.hidden, 2 * action_dim, offset);
 }
 
+void gaussian_policy_set_std(const struct gaussian_policy *p, double std, float *parameters) {
+  if (std == 0) return;
+  const double s = log(expm1(fmax(std - (double)SCALE_FLOOR, 1e-6))); // softplus of it is std − floor
+  float *const bias = parameters + p->net.bias[p->net.layers - 1] + p->action_dim;
+  for (int d = 0; d < p->action_dim; ++d) bias[d] = (float)s;
+}
+
 struct error *gaussian_workspace_init(struct gaussian_workspace *w, const struct gaussian_policy *p, int rows,
                                       int with_backward) {
   *w = (struct gaussian_workspace){.rows = rows};

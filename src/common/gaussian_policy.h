@@ -15,6 +15,9 @@ struct gaussian_policy {
 void gaussian_policy_layout(struct gaussian_policy *p, const struct config *config, int obs_dim, int action_dim,
                             size_t offset);
 
+// Makes `std` the deviation where the network's part of s is zero, by its output's biases. 0 leaves them.
+void gaussian_policy_set_std(const struct gaussian_policy *p, double std, float *parameters);
+
 // Scratch of one thread for up to `rows` observations.
 struct gaussian_workspace {
   int rows;

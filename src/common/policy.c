@@ -58,13 +58,15 @@ static void fpo_draw(const struct policy *p, uint32_t env, uint32_t step, int ro
 static void fpo_forward(const struct policy *p, const float *parameters, const struct policy_batch *b,
                         struct policy_workspace *w, float *log_prob) {
   flow_policy_cfm_forward(&p->flow, parameters, b->rows, p->terms, b->obs, b->action, b->eps, b->t, &w->flow, log_prob);
-  for (size_t i = 0; i < (size_t)b->rows * (size_t)p->terms; ++i) log_prob[i] = -log_prob[i];
+  const float weight = -(float)p->config->objective.loss_weight;
+  for (size_t i = 0; i < (size_t)b->rows * (size_t)p->terms; ++i) log_prob[i] *= weight;
 }
 
 static void fpo_backward(const struct policy *p, const float *parameters, const struct policy_batch *b,
                          struct policy_workspace *w, float *d_log_prob, float d_entropy, float *gradient) {
   (void)d_entropy;
-  for (size_t i = 0; i < (size_t)b->rows * (size_t)p->terms; ++i) d_log_prob[i] = -d_log_prob[i];
+  const float weight = -(float)p->config->objective.loss_weight;
+  for (size_t i = 0; i < (size_t)b->rows * (size_t)p->terms; ++i) d_log_prob[i] *= weight;
   flow_policy_cfm_backward(&p->flow, parameters, b->rows, p->terms, b->obs, b->action, b->eps, b->t, &w->flow,
                            d_log_prob, gradient);
 }
@@ -168,6 +170,11 @@ void policy_layout(struct policy *p, const struct config *config, int obs_dim, i
   *p = (struct policy){
       .config = config, .method = &METHODS[config->objective.kind], .obs_dim = obs_dim, .action_dim = action_dim};
   p->method->layout(p, offset);
+}
+
+void policy_initialise(const struct policy *p, uint64_t seed, float *parameters) {
+  mlp_initialise(policy_net(p), seed, 0, parameters);
+  if (is_gaussian(p)) gaussian_policy_set_std(&p->gaussian, p->config->policy.initial_std, parameters);
 }
 
 const struct mlp *policy_net(const struct policy *p) { return is_gaussian(p) ? &p->gaussian.net : &p->flow.net; }

@@ -27,6 +27,8 @@ struct policy {
 };
 
 void policy_layout(struct policy *p, const struct config *config, int obs_dim, int action_dim, size_t offset);
+// Parameters of the network before anything is learned. parameters: at the layout's offsets.
+void policy_initialise(const struct policy *p, uint64_t seed, float *parameters);
 const struct mlp *policy_net(const struct policy *p);
 
 // What a workspace is for.
@@ -88,7 +90,7 @@ struct policy_method {
   // steps after it, counted since the run's start.
   void (*draw)(const struct policy *p, uint32_t env, uint32_t step, int rows, struct policy_draws out);
 
-  // log_prob [rows, terms]
+  // log_prob [rows, terms]; fpo: minus objective.loss_weight times the CFM losses
   void (*forward)(const struct policy *p, const float *parameters, const struct policy_batch *b,
                   struct policy_workspace *w, float *log_prob);
 

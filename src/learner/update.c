@@ -22,7 +22,7 @@ struct error *learned_init(struct learned *l, const struct objective *o) {
   l->adam_m = l->parameters + l->count;
   l->adam_v = l->adam_m + l->count;
   const uint64_t seed = (uint64_t)o->config->seed;
-  mlp_initialise(policy_net(&o->policy), seed, 0, l->parameters);
+  policy_initialise(&o->policy, seed, l->parameters);
   mlp_initialise(&o->value, seed, MLP_MAX_LAYERS, l->parameters);
   return NULL;
 }

@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+import time
 import unittest
+from pathlib import Path
 
 from harness import BINARY, DONE, FAILED, SOURCE, STEPS_PER_ITERATION, STOPPED, TINY, Case, checkpoints, tree
 
@@ -58,7 +60,12 @@ class ReadOnly(Case):
         started = self.start_training(config, run)
         self.wait_for_iteration(started, run, 5)
         self.forbid(started, run)
+        self.wait_for_warning(started)  # a checkpoint that was under way may still come to its place
         return config, run, started
+
+    def wait_for_warning(self, started):
+        while started.running() and not Path(started.err.name).read_bytes():
+            time.sleep(0.005)
 
     def test_for_a_while(self):
         config, run, started = self.begun({"checkpoint.every": 4})

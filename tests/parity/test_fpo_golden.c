@@ -188,6 +188,7 @@ static void read_config(void) {
   f.config.rollout.reward_scaling = golden_attribute(&f.golden, "gae", "reward_scaling");
   f.config.objective.kind = OBJECTIVE_FPO;
   f.config.objective.mc_samples = (int64_t)f.pairs;
+  f.config.objective.loss_weight = 1;
   f.config.objective.clip = CLIP;
   f.config.objective.log_ratio_clip = LOG_RATIO_CLIP;
   f.config.objective.value_coef = VALUE_COEF;

@@ -100,6 +100,7 @@ static void defaults_are_the_papers(void **state) {
   assert_int_equal(c.objective.supervision, SUPERVISION_EPS);
   assert_int_equal(c.objective.flow_time, FLOW_TIME_GRID);
   assert_int_equal(c.objective.mc_samples, 8);
+  assert_true(c.policy.initial_std == 0.0 && c.objective.loss_weight == 1.0);
   assert_true(c.objective.clip == 0.05 && c.objective.log_ratio_clip == 3.0 && c.objective.value_coef == 0.25);
   assert_true(c.objective.discount == 0.995 && c.objective.gae_lambda == 0.95);
   assert_true(c.objective.normalize_advantage && !c.objective.bootstrap_truncated);

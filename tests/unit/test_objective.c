@@ -63,6 +63,7 @@ static struct config config_of(const struct variant *v) {
   c.objective.supervision = v->supervision;
   c.objective.trust_region = v->trust_region;
   c.objective.mc_samples = 3;
+  c.objective.loss_weight = 3;
   c.objective.denoising_steps = 3;
   c.objective.entropy_cost = v->kind == OBJECTIVE_PPO ? 0.3 : 0;
   c.objective.clip = 0.05;
@@ -111,7 +112,7 @@ static double naive_term(const struct fixture *f, const double *parameters, size
   case OBJECTIVE_DPPO:
     return naive_flow_step(f, parameters, row, term);
   default:
-    return -naive_cfm_loss(&p->flow, parameters, obs, f->action + row * ACTIONS, f->eps + i * ACTIONS, f->t[i]);
+    return -f->config.objective.loss_weight * naive_cfm_loss(&p->flow, parameters, obs, f->action + row * ACTIONS, f->eps + i * ACTIONS, f->t[i]);
   }
 }
 

@@ -192,6 +192,62 @@ static void evaluation_follows_the_references(void **state) {
   fixture_free(&f);
 }
 
+// With an observation of zeros a fresh network's output is its biases: loc is 0, and a raw action the deviation's multiple.
+static void gaussian_starts_as_wide_as_asked(void **state) {
+  (void)state;
+  static const double asked[] = {0.02, 0.25, 1, 40, 0};
+  for (size_t i = 0; i < COUNT_OF(asked); ++i) {
+    struct fixture f;
+    fixture_init(&f, OBJECTIVE_PPO, 0);
+    f.config.policy.initial_std = asked[i];
+    policy_initialise(&f.policy, 9, f.parameters);
+    memset(f.obs, 0, (size_t)ROWS * OBS * sizeof *f.obs);
+    const struct policy_acting how = policy_training(&f.config);
+    float *record = act(&f, &how, 0, ROWS), *unit;
+    f.config.policy.initial_std = 1;
+    policy_initialise(&f.policy, 9, f.parameters);
+    unit = act(&f, &how, 0, ROWS);
+    double *want = to_doubles((size_t)ROWS * ACTIONS, unit);
+    for (size_t j = 0; j < (size_t)ROWS * ACTIONS; ++j) want[j] *= asked[i] > 0 ? asked[i] : log(2) + 1e-3;
+    assert_near("raw action", (size_t)ROWS * ACTIONS, record, want, 1e-5);
+    free(record), free(unit), free(want);
+    fixture_free(&f);
+  }
+}
+
+// Of log-probabilities and of their gradient it is a factor.
+static void loss_weight_is_a_factor(void **state) {
+  (void)state;
+  struct fixture f;
+  fixture_init(&f, OBJECTIVE_FPO, 0);
+  const struct policy *p = &f.policy;
+  const struct policy_acting how = policy_training(&f.config);
+  const size_t terms = ROWS * (size_t)p->terms, end = policy_net(p)->end;
+  float *record = act(&f, &how, 0, ROWS), *eps = floats(terms * ACTIONS), *t = floats(terms);
+  p->method->draw(p, FIRST, STEP, ROWS, (struct policy_draws){.eps = eps, .t = t});
+  const struct policy_batch b = {.rows = ROWS, .obs = f.obs, .action = record, .eps = eps, .t = t};
+  float *log_prob[2], *gradient[2];
+  for (size_t i = 0; i < 2; ++i) {
+    struct policy_workspace w;
+    log_prob[i] = floats(terms), gradient[i] = floats(end);
+    f.config.objective.loss_weight = i == 0 ? 1 : 32;
+    must(policy_workspace_init(&w, p, POLICY_LEARN, ROWS));
+    p->method->forward(p, f.parameters, &b, &w, log_prob[i]);
+    float *d_log_prob = floats(terms);
+    for (size_t j = 0; j < terms; ++j) d_log_prob[j] = 0.5f;
+    p->method->backward(p, f.parameters, &b, &w, d_log_prob, 0, gradient[i]);
+    policy_workspace_free(&w);
+    free(d_log_prob);
+  }
+  for (size_t j = 0; j < terms; ++j) log_prob[0][j] *= 32; // a power of two: exact
+  for (size_t j = 0; j < end; ++j) gradient[0][j] *= 32;
+  assert_same_bits("log-probability", terms, log_prob[1], log_prob[0]);
+  assert_same_bits("gradient", end, gradient[1], gradient[0]);
+  for (size_t i = 0; i < 2; ++i) free(log_prob[i]), free(gradient[i]);
+  free(record), free(eps), free(t);
+  fixture_free(&f);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(recorded_is_what_cannot_be_drawn_again),
@@ -201,6 +257,8 @@ int main(void) {
       cmocka_unit_test(rows_draw_from_their_own_streams),
       cmocka_unit_test(evaluation_without_noise_knows_no_seed),
       cmocka_unit_test(evaluation_follows_the_references),
+      cmocka_unit_test(gaussian_starts_as_wide_as_asked),
+      cmocka_unit_test(loss_weight_is_a_factor),
   };
   return cmocka_run_group_tests_name("policy", tests, NULL, NULL);
 }
