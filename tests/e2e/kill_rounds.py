@@ -24,7 +24,7 @@ SETTINGS = {
 VICTIMS = (("rank 0", 3), ("an actor", 3), ("all", 2), ("all", None), ("rank 0", 2), ("an actor", 5), ("all", 4))
 RESUME_RANKS = (None, 2, 5, 3, 1)
 LEARNERS = (1, "all", 2)
-LAUNCHER_FAULT = "PMIX ERROR: UNREACHABLE"
+PATIENCE = 60  # s for mpirun to end the others, which takes it 2
 
 
 class KillRounds(Case):
@@ -68,14 +68,16 @@ class KillRounds(Case):
                 except FileNotFoundError:
                     continue
 
-    def wait_for_end(self, started):
-        """Of all ranks. Open MPI 4's mpirun may wait for ever when a rank dies while others still connect to it, before any of
-        flowrank's work: then it is ended, as its user would have to."""
-        until = time.monotonic() + 30
-        while started.running() and time.monotonic() < until:
+    def wait_for_end(self, started, killed):
+        """Of all ranks. To end the others when one is dead is mpirun's work, with SIGKILL in the end, so that no rank can
+        keep it from that. Open MPI 4's now and then waits for ever: then it is ended, as its user would have to."""
+        until = time.monotonic() + PATIENCE
+        while killed and started.running() and time.monotonic() < until:
             time.sleep(0.02)
-        if started.running() and LAUNCHER_FAULT in Path(started.err.name).read_text(errors="replace"):
-            print(f"  mpirun itself hung: {LAUNCHER_FAULT}", flush=True)
+        if killed and started.running():
+            self.hangs += 1
+            print(f"  mpirun did not end {sorted(started.ranks())}: {Path(started.err.name).read_text(errors='replace')}",
+                  flush=True)
             started.kill_all()
         return started.wait()
 
@@ -95,7 +97,7 @@ class KillRounds(Case):
             delay = self.random.uniform(0, seconds)
             time.sleep(delay)
             alive = self.kill(started, victim, aimed, run)
-            result = self.wait_for_end(started)
+            result = self.wait_for_end(started, alive)
             started.close()
             self.check_sane(result)
             kills += alive
@@ -114,12 +116,13 @@ class KillRounds(Case):
         began = time.monotonic()
         reference = self.reference()
         whole = self.info(reference)["wall_seconds"]
-        kills = torn = 0
+        self.hangs = kills = torn = 0
         for number in range(count):
             with self.subTest(round=number, seed=self.seed):
                 more, within = self.one_round(number, 0.9 * whole)
                 kills, torn = kills + more, torn + within
         print(f"{count} rounds, {kills} kills, {torn} within a checkpoint's writing, {time.monotonic() - began:.1f} s",
               flush=True)
+        self.assertLessEqual(self.hangs, 1 + count // 50, "of mpirun itself")
         self.assertGreaterEqual(kills, count / 2, "most rounds must kill a living program")
         self.assertGreaterEqual(torn, count // 20, "some must leave a half-written checkpoint")
