@@ -112,7 +112,8 @@ static double naive_term(const struct fixture *f, const double *parameters, size
   case OBJECTIVE_DPPO:
     return naive_flow_step(f, parameters, row, term);
   default:
-    return -f->config.objective.loss_weight * naive_cfm_loss(&p->flow, parameters, obs, f->action + row * ACTIONS, f->eps + i * ACTIONS, f->t[i]);
+    return -f->config.objective.loss_weight *
+           naive_cfm_loss(&p->flow, parameters, obs, f->action + row * ACTIONS, f->eps + i * ACTIONS, f->t[i]);
   }
 }
 
