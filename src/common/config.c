@@ -993,8 +993,6 @@ const char *config_library_version(void) { return yaml_get_version_string(); }
 
 const char *config_sampler_name(enum sampler_kind kind) { return samplers[kind]; }
 
-const char *config_objective_name(enum objective_kind kind) { return objectives[kind]; }
-
 struct error *config_sampler_parse(const char *word, enum sampler_kind *kind) {
   int index = index_of(word, samplers);
   if (index < 0) {

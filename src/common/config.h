@@ -147,7 +147,6 @@ const char *config_library_version(void);
 
 // The word of an enum-valued setting, for messages and reports.
 const char *config_sampler_name(enum sampler_kind kind);
-const char *config_objective_name(enum objective_kind kind);
 // Reads a sampler's word; the error names the allowed ones.
 struct error *config_sampler_parse(const char *word, enum sampler_kind *kind) MUST_USE;
 
