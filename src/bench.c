@@ -26,8 +26,7 @@ double bench_median(double values[BENCH_ROUNDS]) {
   return values[BENCH_ROUNDS / 2];
 }
 
-// Operations per second of a large sgemm on one core: the limit for matrix products.
-static struct error *sgemm_rate(double *rate) {
+struct error *bench_sgemm(double *rate) {
   enum { N = 768 };
   const size_t square = (size_t)N * N;
   *rate = 0;
@@ -143,7 +142,7 @@ static struct error *rollout_rounds(struct rollout_bench *b, struct rollout_time
     mark = clock_seconds();
     bare_acting(b);
     t->sampler[i] = clock_seconds() - mark;
-    TRY(sgemm_rate(&t->rate[i]));
+    TRY(bench_sgemm(&t->rate[i]));
   }
   return NULL;
 }
@@ -287,7 +286,7 @@ struct error *bench_update(struct comm *comm, const struct config *config, int o
     if (e != NULL || i < 0) continue;
     const struct learner_flops flops = learner_flops(&b.objective, &b.sizes);
     rate[i] = (flops.value + flops.policy) / last;
-    e = sgemm_rate(&peak[i]);
+    e = bench_sgemm(&peak[i]);
     ratio[i] = rate[i] / peak[i];
   }
   if (e == NULL) print_update(&b, bench_median(ratio), bench_median(rate), bench_median(peak), &u, last, json, out);

@@ -13,6 +13,9 @@
 enum { BENCH_ROUNDS = 5 };
 double bench_median(double values[BENCH_ROUNDS]);
 
+// Operations per second of a large sgemm on one core: the limit for matrix products.
+struct error *bench_sgemm(double *rate) MUST_USE;
+
 // Environment steps/s of the task side alone (resets, physics, observation, reward, state) with random actions, on one
 // core and on cluster.threads threads, against bare mj_step on the same threads.
 struct error *bench_env(const struct config *config, bool json, FILE *out) MUST_USE;
@@ -25,6 +28,10 @@ struct error *bench_rollout(const struct config *config, bool json, FILE *out) M
 // phase. Uses a synthetic batch of obs_dim × action_dim when these are positive, else the config's task's sizes.
 struct error *bench_update(struct comm *comm, const struct config *config, int obs_dim, int action_dim, bool json,
                            FILE *out) MUST_USE;
+
+// One core: the matrix products of the config's networks alone, each as large as acting and learning make it, against the
+// measured sgemm peak. Sizes as for bench_update.
+struct error *bench_products(const struct config *config, int obs_dim, int action_dim, bool json, FILE *out) MUST_USE;
 
 // Bytes on the wire per environment step; between the last rank and rank 0 the bandwidth of an iteration's messages and the
 // latency of a short one. Errors: what arrives is not what was sent.

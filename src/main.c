@@ -535,12 +535,15 @@ static struct error *run_bench(const struct arguments *a, struct job *job) {
   if (strcmp(what, "wire") == 0)
     return bench_wire(job->comm, &config, a->json, comm_rank(job->comm) == 0 ? stdout : NULL);
   const bool env = strcmp(what, "env") == 0, rollout = strcmp(what, "rollout") == 0;
-  if (!env && !rollout && strcmp(what, "update") != 0)
-    return usage("benchmark '%.100s' is unknown: env, rollout, update or wire", what);
+  const bool products = strcmp(what, "products") == 0;
+  if (!env && !rollout && !products && strcmp(what, "update") != 0)
+    return usage("benchmark '%.100s' is unknown: env, rollout, update, products or wire", what);
   if (comm_size(job->comm) > 1) return usage("bench %s measures one process: start it without mpirun", what);
   if (env) return bench_env(&config, a->json, stdout);
   if (rollout) return bench_rollout(&config, a->json, stdout);
-  return bench_update(job->comm, &config, (int)a->obs_dim, (int)a->action_dim, a->json, stdout);
+  const int obs_dim = (int)a->obs_dim, action_dim = (int)a->action_dim;
+  if (products) return bench_products(&config, obs_dim, action_dim, a->json, stdout);
+  return bench_update(job->comm, &config, obs_dim, action_dim, a->json, stdout);
 }
 
 static struct error *run_plan(const struct arguments *a, struct job *job) {
@@ -695,11 +698,13 @@ static const struct command COMMANDS[] = {
      "  list, show       all clips in a line each; one in detail\n"
      "  play             draws a clip as .mp4 or .gif, without physics; its options are those of render\n",
      1, INT32_MAX, false, MOTION_OPTIONS, run_motion},
-    {"bench", "bench env|rollout|update|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
+    {"bench",
+     "bench env|rollout|update|products|wire CONFIG [--set key=value]... [--obs-dim O --action-dim A] [--json]",
      "Measures against the machine's limit in the same process.\n"
      "  env                   the tasks alone, with random actions, on one core and on cluster.threads\n"
      "  rollout               acting, on one core\n"
      "  update                learning, on one core; --obs-dim, --action-dim: of a synthetic batch\n"
+     "  products              the networks' matrix products alone, on one core; sizes as for update\n"
      "  wire                  from the actors to the learner, under mpirun\n",
      2, 2, true, BENCH_OPTIONS, run_bench},
     {"plan",

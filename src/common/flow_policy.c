@@ -1,7 +1,6 @@
 #include "common/flow_policy.h"
 
 #include <assert.h>
-#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,8 +57,7 @@ static const float *x_weights(const struct flow_policy *p, const float *paramete
 static void share_observation(const struct flow_policy *p, const float *parameters, int rows, const float *obs,
                               float *shared) {
   const int first = p->net.width[1];
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, first, p->obs_dim, 1.0f, obs, p->obs_dim,
-              parameters + p->net.weight[0], first, 0.0f, shared, first);
+  mlp_product(rows, p->obs_dim, first, obs, parameters + p->net.weight[0], false, shared);
 }
 
 // emb(t) = [cos(t·2^k), sin(t·2^k)], k = 0..frequencies-1, into rows of `stride` floats.
@@ -102,8 +100,7 @@ static void predict_of_input(const struct flow_policy *p, const float *parameter
   for (int i = 0; i < all; ++i)
     memcpy(z + (size_t)i * (size_t)first, w->shared + (size_t)(i / pairs) * (size_t)first,
            (size_t)first * sizeof(float));
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, all, first, columns, 1.0f, w->input, columns,
-              x_weights(p, parameters), first, 1.0f, z, first);
+  mlp_product(all, columns, first, w->input, x_weights(p, parameters), true, z);
   mlp_forward_hidden(&p->net, parameters, all, &w->tape, u);
   for (size_t i = 0; i < (size_t)all * (size_t)p->action_dim; ++i) u[i] *= p->output_scale;
 }
@@ -140,8 +137,7 @@ static void velocity_at(const struct flow_policy *p, const float *parameters, in
     for (size_t c = 0; c < n; ++c) z[c] += embedding[k] * e_weights[(size_t)k * n + c];
   for (int r = rows - 1; r >= 0; --r) // row 0 holds the sum and is done last
     for (size_t c = 0; c < n; ++c) z[(size_t)r * n + c] = w->shared[(size_t)r * n + c] + z[c];
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, first, p->action_dim, 1.0f, x, p->action_dim,
-              x_weights(p, parameters), first, 1.0f, z, first);
+  mlp_product(rows, p->action_dim, first, x, x_weights(p, parameters), true, z);
   mlp_forward_hidden(&p->net, parameters, rows, &w->tape, u);
   for (size_t i = 0; i < (size_t)rows * action; ++i) u[i] *= p->output_scale;
   if (p->supervision == SUPERVISION_DATA) velocity_of_action(p, (size_t)rows * action, x, t, u);
@@ -237,13 +233,11 @@ static void predict_backward(const struct flow_policy *p, const float *parameter
   const size_t n = (size_t)first;
   const float *dz = mlp_backward_hidden(&p->net, parameters, all, &w->tape, w->d_u, true, gradient);
   float *const d_weight = gradient + p->net.weight[0];
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, columns, first, all, 1.0f, w->input, columns, dz, first, 1.0f,
-              d_weight + (size_t)p->obs_dim * n, first);
+  mlp_weight_gradient(all, columns, first, w->input, dz, true, d_weight + (size_t)p->obs_dim * n);
   memset(w->d_shared, 0, (size_t)rows * n * sizeof(float));
   for (int i = 0; i < all; ++i)
     for (size_t c = 0; c < n; ++c) w->d_shared[(size_t)(i / pairs) * n + c] += dz[(size_t)i * n + c];
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, p->obs_dim, first, rows, 1.0f, obs, p->obs_dim, w->d_shared,
-              first, 1.0f, d_weight, first);
+  mlp_weight_gradient(rows, p->obs_dim, first, obs, w->d_shared, true, d_weight);
 }
 
 void flow_policy_cfm_backward(const struct flow_policy *p, const float *parameters, int rows, int pairs,

@@ -127,16 +127,16 @@ static void slope_and_bias_gradient(int rows, int columns, const float *restrict
   }
 }
 
-static void product(int rows, int depth, int columns, const float *x, const float *w, float *y) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, columns, depth, 1.0f, x, depth, w, columns, 0.0f, y,
-              columns);
+void mlp_product(int rows, int inputs, int outputs, const float *x, const float *w, bool add, float *y) {
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, outputs, inputs, 1.0f, x, inputs, w, outputs, (float)add,
+              y, outputs);
 }
 
 void mlp_forward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,
                  float *output) {
   const int last = net->layers - 1;
   float *first = last == 0 ? output : tape->activation[0];
-  product(rows, net->width[0], net->width[1], input, parameters + net->weight[0], first);
+  mlp_product(rows, net->width[0], net->width[1], input, parameters + net->weight[0], false, first);
   if (last == 0) add_bias(rows, net->width[1], parameters + net->bias[0], output);
   else mlp_forward_hidden(net, parameters, rows, tape, output);
 }
@@ -147,37 +147,34 @@ void mlp_forward_hidden(const struct mlp *net, const float *parameters, int rows
   bias_silu(rows, net->width[1], parameters + net->bias[0], tape->activation[0], tape->slope[0]);
   for (int l = 1; l <= last; ++l) {
     float *z = l == last ? output : tape->activation[l];
-    product(rows, net->width[l], net->width[l + 1], tape->activation[l - 1], parameters + net->weight[l], z);
+    mlp_product(rows, net->width[l], net->width[l + 1], tape->activation[l - 1], parameters + net->weight[l], false, z);
     if (l == last) add_bias(rows, net->width[l + 1], parameters + net->bias[l], z);
     else bias_silu(rows, net->width[l + 1], parameters + net->bias[l], z, tape->slope[l]);
   }
 }
 
-// d_weight (+)= xᵀ·dz
-static void weight_gradient(int rows, int inputs, int outputs, const float *x, const float *dz, bool add,
-                            float *d_weight) {
+void mlp_weight_gradient(int rows, int inputs, int outputs, const float *x, const float *dz, bool add, float *d_w) {
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, inputs, outputs, rows, 1.0f, x, inputs, dz, outputs, (float)add,
-              d_weight, outputs);
+              d_w, outputs);
 }
 
-// dx = dz·wᵀ. OpenBLAS multiplies narrow matrices by a plain one in 0.4 to 0.6 of the time that a transposed one takes, so
+// OpenBLAS multiplies narrow matrices by a plain one in 0.4 to 0.6 of the time that a transposed one takes, so
 // that making the transpose pays; among wide ones it costs 2% of the product and gains nothing.
 enum { NARROW = 64 };
-static void input_gradient(int rows, int inputs, int outputs, const float *dz, const float *w, float *turned,
-                           float *dx) {
+void mlp_input_gradient(int rows, int inputs, int outputs, const float *dz, const float *w, float *turned, float *dx) {
   if (outputs > NARROW) {
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, inputs, outputs, 1.0f, dz, outputs, w, outputs, 0.0f, dx,
                 inputs);
     return;
   }
   cblas_somatcopy(CblasRowMajor, CblasTrans, inputs, outputs, 1.0f, w, outputs, turned, inputs);
-  product(rows, outputs, inputs, dz, turned, dx);
+  mlp_product(rows, outputs, inputs, dz, turned, false, dx);
 }
 
 void mlp_backward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,
                   const float *d_output, bool add, float *gradient) {
   const float *dz = mlp_backward_hidden(net, parameters, rows, tape, d_output, add, gradient);
-  weight_gradient(rows, net->width[0], net->width[1], input, dz, add, gradient + net->weight[0]);
+  mlp_weight_gradient(rows, net->width[0], net->width[1], input, dz, add, gradient + net->weight[0]);
 }
 
 float *mlp_backward_hidden(const struct mlp *net, const float *parameters, int rows, struct mlp_tape *tape,
@@ -188,8 +185,8 @@ float *mlp_backward_hidden(const struct mlp *net, const float *parameters, int r
   slope_and_bias_gradient(rows, net->width[last + 1], NULL, dz, add, gradient + net->bias[last]);
   for (int l = last; l > 0; --l) {
     const int inputs = net->width[l], outputs = net->width[l + 1];
-    weight_gradient(rows, inputs, outputs, tape->activation[l - 1], dz, add, gradient + net->weight[l]);
-    input_gradient(rows, inputs, outputs, dz, parameters + net->weight[l], tape->turned, dz_below);
+    mlp_weight_gradient(rows, inputs, outputs, tape->activation[l - 1], dz, add, gradient + net->weight[l]);
+    mlp_input_gradient(rows, inputs, outputs, dz, parameters + net->weight[l], tape->turned, dz_below);
     slope_and_bias_gradient(rows, inputs, tape->slope[l - 1], dz_below, add, gradient + net->bias[l - 1]);
     float *const swap = dz;
     dz = dz_below;

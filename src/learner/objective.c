@@ -26,13 +26,26 @@ void objective_layout(struct objective *o, const struct config *config, int obs_
   o->parameter_count = o->value.end;
 }
 
+static int value_block_unrolls(int steps) { return VALUE_BLOCK_ROWS > steps ? VALUE_BLOCK_ROWS / steps : 1; }
+
+static int policy_block_rows(const struct policy *p) {
+  return POLICY_BLOCK_TERMS > p->terms ? POLICY_BLOCK_TERMS / p->terms : 1;
+}
+
+void objective_block_rows(const struct objective *o, int unrolls, int *value_rows, int *policy_rows) {
+  const int steps = (int)o->config->rollout.unroll_length, most = value_block_unrolls(steps);
+  *value_rows = (unrolls < most ? unrolls : most) * steps;
+  *policy_rows = policy_block_rows(&o->policy);
+  if (*policy_rows > unrolls * steps) *policy_rows = unrolls * steps;
+}
+
 struct error *objective_workspace_init(struct objective_workspace **out, const struct objective *o) {
   struct objective_workspace *w = *out = calloc(1, sizeof *w);
   if (w == NULL) return error_no_memory("the objective's workspace");
   const int steps = (int)o->config->rollout.unroll_length;
-  w->value_unrolls = VALUE_BLOCK_ROWS > steps ? VALUE_BLOCK_ROWS / steps : 1;
+  w->value_unrolls = value_block_unrolls(steps);
   w->value_rows = w->value_unrolls * (2 * steps + 1); // at the worst every step has a final observation
-  w->policy_rows = POLICY_BLOCK_TERMS > o->policy.terms ? POLICY_BLOCK_TERMS / o->policy.terms : 1;
+  w->policy_rows = policy_block_rows(&o->policy);
   const size_t rows = (size_t)w->value_rows, terms = (size_t)w->policy_rows * (size_t)o->policy.terms;
   const size_t ratios = (size_t)w->policy_rows * (size_t)o->policy.ratios;
   w->memory = malloc((rows * ((size_t)o->policy.obs_dim + 4) + 2 * terms + ratios) * sizeof(float));

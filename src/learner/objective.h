@@ -56,6 +56,10 @@ struct objective_workspace;
 struct error *objective_workspace_init(struct objective_workspace **w, const struct objective *o) MUST_USE;
 void objective_workspace_free(struct objective_workspace *w);
 
+// Rows of the largest matrix products that a slice of `unrolls` unrolls becomes: steps whose values are learned, and
+// actions.
+void objective_block_rows(const struct objective *o, int unrolls, int *value_rows, int *policy_rows);
+
 // Values of `rows` normalised observations [rows, O]: values [rows] out.
 void objective_values(const struct objective *o, const float *parameters, size_t rows, const float *obs,
                       struct objective_workspace *w, float *values);

@@ -235,6 +235,28 @@ class Commands(Case):
         self.assertEqual((got["obs_dim"], got["action_dim"]), (17, 6))
         self.assertTrue(is_positive(got["ratio"]), got)
 
+    def test_bench_products(self):
+        config = self.config({"policy.hidden": [24, 16], "value.hidden": [32]})
+        sizes = lambda got: [(l["network"], l["rows"], l["inputs"], l["outputs"], l["times"]) for l in got["layers"]]
+        got = parse_json(self.run_program("bench", "products", config, "--json", "--obs-dim", 17, "--action-dim", 6).out)
+        # 8 shards of 4 unrolls of 5 steps, half of them in a minibatch; 8 pairs, a time of 8 numbers, 10 flow steps
+        self.assertEqual(sizes(got), [
+            ("value", 10, 17, 32, 1), ("value", 10, 32, 1, 1),
+            ("policy", 10, 17, 24, 1), ("policy", 80, 14, 24, 1), ("policy", 80, 24, 16, 1), ("policy", 80, 16, 6, 1),
+            ("acting", 2, 17, 24, 1), ("acting", 2, 6, 24, 10), ("acting", 2, 24, 16, 10), ("acting", 2, 16, 6, 10)])  # fmt: skip
+        for layer in got["layers"]:
+            made = [name for name in ("forward", "weight_gradient", "input_gradient") if name in layer]
+            learned, first = layer["network"] != "acting", layer["inputs"] in (17, 14)
+            self.assertEqual(len(made), 1 + learned + (learned and not first), layer)
+            self.assertTrue(all(0 < layer[name] < 1.5 for name in made), layer)
+        low, high = sorted((got["value_ratio"], got["policy_ratio"]))
+        self.assertTrue(0 < low <= got["learn_ratio"] <= high < 1.5 and 0 < got["acting_ratio"] < 1.5, got)
+        gaussian = parse_json(self.run_program("bench", "products", config, "--json", "--set", "objective.kind=ppo").out)
+        self.assertEqual(sizes(gaussian)[2:], [
+            ("policy", 10, 5, 24, 1), ("policy", 10, 24, 16, 1), ("policy", 10, 16, 2, 1),
+            ("acting", 2, 5, 24, 1), ("acting", 2, 24, 16, 1), ("acting", 2, 16, 2, 1)])  # fmt: skip
+        self.assertIn("achieved / limit", self.run_program("bench", "products", config).out)
+
     def test_bench_of_every_method(self):
         for kind, changes in (("ppo", {}), ("dppo", {"policy.sde_sigma": 0.1})):
             config = self.config({"objective.kind": kind, **changes})

@@ -133,7 +133,7 @@ COMMAND_LINES = [
     (["tasks", "CartpoleBalance", "more"], ["usage: flowrank tasks"]),
     (["bench"], ["usage: flowrank bench"]),
     (["bench", "rollout"], ["usage: flowrank bench"]),
-    (["bench", "rolout", "{config}"], ["'rolout'", "env, rollout, update or wire"]),
+    (["bench", "rolout", "{config}"], ["'rolout'", "env, rollout, update, products or wire"]),
     (["bench", "rollout", "{missing}"], ["{missing}", "cannot read"]),
     (["bench", "wire", "{config}", "--set", "seed=x"], ["--set seed=x"]),
     (["bench", "update", "{config}", "--obs-dim", "0", "--action-dim", "1"], ["--obs-dim"]),
@@ -239,7 +239,7 @@ class Text(Input):
         empty.mkdir()
         self.refused("bench", "wire", missing, ranks=2, fragments=["cannot read"])
         self.refused("bench", "wire", config, "--nonsense", ranks=2, fragments=["--nonsense"])
-        for what in ("env", "update"):
+        for what in ("env", "update", "products"):
             self.refused("bench", what, config, ranks=2, fragments=["without mpirun"])
         self.refused("bench", "wire", config, ranks=2, code=FAILED, fragments=[empty], env={"FLOWRANK_ASSETS": empty})
 
@@ -402,7 +402,7 @@ class Files(Input):
                 self.refused("train", config, "--run", run, code=FAILED, fragments=fragments, run=run, env=env)
                 self.refused("train", config, "--run", good, code=FAILED, fragments=fragments, run=good, env=env)
                 self.refused("eval", good, code=FAILED, fragments=fragments, run=good, env=env)
-        for what in ("env", "rollout", "update", "wire"):
+        for what in ("env", "rollout", "update", "products", "wire"):
             arguments = ("bench", what, config)
             with self.subTest(arguments=arguments):
                 self.refused(*arguments, code=FAILED, fragments=cases["garbage"][1],
