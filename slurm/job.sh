@@ -27,7 +27,7 @@ requeue() {
 
 # run_step RUN COMMAND...: in the background, because bash handles a signal only while it waits. Whatever comes is passed on as
 # SIGUSR1: srun and mpirun hand that to all ranks, whereas they answer SIGTERM by killing them. RUN: the run's folder, or '' where
-# only the run itself knows it. Never returns.
+# only the run itself knows it. Returns the step's exit code.
 run_step() {
   local run=$1 before step code caught
   shift
@@ -50,5 +50,5 @@ run_step() {
     [[ $(newest_checkpoint "$run") == "$before" ]] || requeue
     ;;
   esac
-  exit "$code"
+  return "$code"
 }

@@ -17,7 +17,7 @@ import unittest
 from pathlib import Path
 
 import rig  # first: makes tests/e2e known
-from harness import BINARY, SOURCE, TINY, USAGE, Case, yaml_text
+from harness import BINARY, HUMANOID, SOURCE, TINY, USAGE, Case, yaml_text
 from rig import wait_until
 
 NODES = 3
@@ -61,8 +61,8 @@ class Slurm(Case):
 
     def submit(self, *arguments, script="train", env=None, user=()):
         """sbatch's options and the script's arguments, which begin with a Path; the job's number."""
-        options = [word for word in arguments if str(word).startswith("-") and word != "--run"]
-        rest = [word for word in arguments if word not in options]
+        begin = next(i for i, word in enumerate(arguments) if isinstance(word, Path))
+        options, rest = arguments[:begin], arguments[begin:]
         # A job's environment is a user's: without what ctest sets to run many ranks on few cores.
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PRTE_", "OMP_", "TMPDIR", "SLURM_CPUS"))}
         clean.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_pml="ob1", FLOWRANK=str(BINARY),
@@ -282,6 +282,31 @@ class Slurm(Case):
             self.cancel(job)
         self.assert_complete(self.submit_run("--nodes=2", config=config))
         self.assertEqual(self.launches(), [self.fits(3), self.fits(1), self.fits(2)])
+
+    @unittest.skipUnless((HUMANOID / "deepmimic.xml").exists(), f"{HUMANOID} is not there (tools/setup.sh)")
+    def test_the_humanoid_preset_from_clips_to_figures(self):
+        preset, library, iterations = SOURCE / "configs" / "humanoid" / "paper_full.yaml", self.new_path("motions.h5"), 60
+        small = {"total_env_steps": iterations * STEPS, "task.clips": "walk+run", "rollout.envs": 16, "rollout.shards": 8,
+                 "rollout.unroll_length": 5, "rollout.unrolls": 4, "policy.hidden": "[16,16]", "value.hidden": "[16,16]",
+                 "policy.flow_steps": 2, "optimizer.epochs": 1, "checkpoint.every": 10, "eval.episodes": 2, "eval.every": 40}  # fmt: skip
+        sets = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+        line = ("--nodes=2", "--time=5", preset, "--run", self.run_folder, *sets)
+        env = {"FLOWRANK_MOTIONS": str(library), "FLOWRANK_HUMANOID": str(HUMANOID)}
+        job = self.submit(*line, script="humanoid", env=env)
+        self.hold(job, 20)
+        self.submit_urgent(NODES, 2)
+        shown = self.wait_for_state(job, "COMPLETED")
+        self.assertEqual((shown["ExitCode"], shown["Restarts"]), ("0:0", "1"), self.log(job))
+        self.assertEqual(self.log(job).count(" clips for deepmimic"), 1, "imported once, by the first launch")
+        self.assertIn("the step ended with code 75", self.log(job))
+        self.assertEqual(self.launches(), [self.fits(2)] * 2)
+        self.assert_complete_metrics(self.run_folder, iterations)
+        undisturbed = self.new_path("reference")
+        self.run_program("train", preset, "--run", undisturbed, *sets, "--set", f"task.motions={library}")
+        self.assert_equal_runs(undisturbed, self.run_folder, self.log(job))
+        figures = Path(self.run_folder, "eval.txt").read_text()
+        for word in ("walk", "run", "success %", "MPJPE mm"):
+            self.assertIn(word, figures)
 
     def test_a_sweep_completes_through_a_pre_emption(self):
         script = f'source "{SOURCE}/tools/setup.sh" && python_with "yaml,$plot_modules"'
