@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What train.sbatch and sweep.sbatch share: run a step of the job to its end, pass signals on to it, requeue.
+# What the batch scripts share: run a step of the job to its end, pass signals on to it, requeue.
 
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
