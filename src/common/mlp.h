@@ -58,13 +58,12 @@ void mlp_forward_hidden(const struct mlp *net, const float *parameters, int rows
 float *mlp_backward_hidden(const struct mlp *net, const float *parameters, int rows, struct mlp_tape *tape,
                            const float *d_output, bool add, float *gradient);
 
-// The matrix products that all networks are made of. Row-major; x [rows, inputs], w and d_w [inputs, outputs],
-// y and dz [rows, outputs]; `add` adds to what is there.
-// y = x·w
-void mlp_product(int rows, int inputs, int outputs, const float *x, const float *w, bool add, float *y);
-// d_w = xᵀ·dz
+// The matrix products that all networks are made of, row-major; `add` adds to what is there.
+// y [rows, columns] = x [rows, depth] · w [depth, columns]
+void mlp_product(int rows, int depth, int columns, const float *x, const float *w, bool add, float *y);
+// d_w [inputs, outputs] = x [rows, inputs]ᵀ · dz [rows, outputs]
 void mlp_weight_gradient(int rows, int inputs, int outputs, const float *x, const float *dz, bool add, float *d_w);
-// dx [rows, inputs] = dz·wᵀ; turned [outputs, inputs]: scratch.
+// dx [rows, inputs] = dz [rows, outputs] · w [inputs, outputs]ᵀ; turned [outputs, inputs]: scratch.
 void mlp_input_gradient(int rows, int inputs, int outputs, const float *dz, const float *w, float *turned, float *dx);
 
 // Floating-point operations of the matrix products for one row, forward only / backward only (with input gradient of
