@@ -1,5 +1,5 @@
-// The matrix products of a run's networks alone: every layer once forward and, where it learns, once backward, over and over,
-// so that weights come from where they come from in a run.
+// The matrix products of a run's networks alone: through all layers forward (acting: in every flow step) and, where they learn,
+// backward, over and over, so that weights come from where they come from in a run.
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@ enum product { FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT, PRODUCTS };
 
 struct layer {
   int rows, inputs, outputs;
-  int times; // in a pass
+  int times; // forward, in a pass
   bool product[PRODUCTS];
   float *memory;
   float *x, *y, *dx, *dz;               // [rows, inputs], [rows, outputs], and their gradients
@@ -100,17 +100,28 @@ static struct error *layer_init(struct layer *l, const struct layer *below) {
 static void multiply(struct layer *l, enum product product) {
   if (!l->product[product]) return;
   const double started = clock_seconds();
-  for (int i = 0; i < l->times; ++i) switch (product) {
-    case FORWARD:
-      mlp_product(l->rows, l->inputs, l->outputs, l->x, l->w, false, l->y);
-      break;
-    case WEIGHT_GRADIENT:
-      mlp_weight_gradient(l->rows, l->inputs, l->outputs, l->x, l->dz, true, l->dw);
-      break;
-    default:
-      mlp_input_gradient(l->rows, l->inputs, l->outputs, l->dz, l->w, l->turned, l->dx);
-    }
+  switch (product) {
+  case FORWARD:
+    mlp_product(l->rows, l->inputs, l->outputs, l->x, l->w, false, l->y);
+    break;
+  case WEIGHT_GRADIENT:
+    mlp_weight_gradient(l->rows, l->inputs, l->outputs, l->x, l->dz, true, l->dw);
+    break;
+  default:
+    mlp_input_gradient(l->rows, l->inputs, l->outputs, l->dz, l->w, l->turned, l->dx);
+  }
   l->seconds[product] += clock_seconds() - started;
+}
+
+static void pass(struct network *n) {
+  const int times = n->layer[n->layers - 1].times; // no other has more
+  for (int t = 0; t < times; ++t)
+    for (int l = 0; l < n->layers; ++l)
+      if (t < n->layer[l].times) multiply(&n->layer[l], FORWARD);
+  for (int l = n->layers - 1; l >= 0; --l) {
+    multiply(&n->layer[l], WEIGHT_GRADIENT);
+    multiply(&n->layer[l], INPUT_GRADIENT);
+  }
 }
 
 static void network_round(struct network *n, int round, double peak) {
@@ -118,13 +129,8 @@ static void network_round(struct network *n, int round, double peak) {
   int passes = 0;
   for (int l = 0; l < n->layers; ++l)
     for (int p = 0; p < PRODUCTS; ++p) n->layer[l].seconds[p] = 0;
-  for (const double started = clock_seconds(); passes == 0 || clock_seconds() - started < PASS_SECONDS; ++passes) {
-    for (int l = 0; l < n->layers; ++l) multiply(&n->layer[l], FORWARD);
-    for (int l = n->layers - 1; l >= 0; --l) {
-      multiply(&n->layer[l], WEIGHT_GRADIENT);
-      multiply(&n->layer[l], INPUT_GRADIENT);
-    }
-  }
+  for (const double started = clock_seconds(); passes == 0 || clock_seconds() - started < PASS_SECONDS; ++passes)
+    pass(n);
   for (int i = 0; i < n->layers; ++i) {
     struct layer *l = &n->layer[i];
     const double work = 2.0 * l->rows * l->inputs * l->outputs * l->times * passes;
