@@ -25,13 +25,13 @@ requeue() {
   fi
 }
 
-# run_step RUN COMMAND...: in the background, because bash handles a signal only while it waits. Whatever comes is passed on as
-# SIGUSR1: srun and mpirun hand that to all ranks, whereas they answer SIGTERM by killing them. RUN: the run's folder, or '' where
-# only the run itself knows it. Returns the step's exit code.
-run_step() {
-  local run=$1 before step code caught
-  shift
-  before=$(newest_checkpoint "$run")
+# Lines of launches.jsonl in a run's folder: flowrank writes one as soon as it has begun.
+launches() { wc -l 2>/dev/null <"$1/launches.jsonl" || echo 0; }
+
+# attempt COMMAND...: in the background, because bash handles a signal only while it waits. Whatever comes is passed on as
+# SIGUSR1: srun and mpirun hand that to all ranks, whereas they answer SIGTERM by killing them. Returns the step's exit code.
+attempt() {
+  local step code caught
   "$@" &
   step=$!
   # shellcheck disable=SC2064 # the step's number is known now
@@ -43,6 +43,23 @@ run_step() {
   done
   trap '' USR1 TERM # the step has ended: nothing is left to pass on
   say "the step ended with code $code"
+  return "$code"
+}
+
+# run_step RUN COMMAND...: a step of the job, and what its end asks for. RUN: the run's folder, or '' where only the run itself
+# knows it. Returns the step's exit code.
+run_step() {
+  local run=$1 before began code
+  shift
+  before=$(newest_checkpoint "$run")
+  began=$(launches "$run")
+  attempt "$@" && code=0 || code=$?
+  # A crash, not a kill, before flowrank had begun, is MPI's own: Open MPI 4.1's TCP now and then calls a null pointer within
+  # MPI_Init. The next start is as good as any.
+  if [[ -n $run && $code == 13[459] && $(launches "$run") == "$began" ]]; then
+    say "it crashed before flowrank had begun: once more"
+    attempt "$@" && code=0 || code=$?
+  fi
   case $code in
   0 | 2) ;; # complete; usage or config, which no repetition mends
   75) requeue ;;

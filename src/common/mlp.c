@@ -127,9 +127,9 @@ static void slope_and_bias_gradient(int rows, int columns, const float *restrict
   }
 }
 
-void mlp_product(int rows, int depth, int columns, const float *x, const float *w, bool add, float *y) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, columns, depth, 1.0f, x, depth, w, columns, (float)add,
-              y, columns);
+void mlp_product(int rows, int inner, int width, const float *x, const float *w, bool add, float *y) {
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, inner, 1.0f, x, inner, w, width, (float)add, y,
+              width);
 }
 
 void mlp_forward(const struct mlp *net, const float *parameters, int rows, const float *input, struct mlp_tape *tape,

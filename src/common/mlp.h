@@ -59,8 +59,8 @@ float *mlp_backward_hidden(const struct mlp *net, const float *parameters, int r
                            const float *d_output, bool add, float *gradient);
 
 // The matrix products that all networks are made of, row-major; `add` adds to what is there.
-// y [rows, columns] = x [rows, depth] · w [depth, columns]
-void mlp_product(int rows, int depth, int columns, const float *x, const float *w, bool add, float *y);
+// y [rows, width] = x [rows, inner] · w [inner, width]
+void mlp_product(int rows, int inner, int width, const float *x, const float *w, bool add, float *y);
 // d_w [inputs, outputs] = x [rows, inputs]ᵀ · dz [rows, outputs]
 void mlp_weight_gradient(int rows, int inputs, int outputs, const float *x, const float *dz, bool add, float *d_w);
 // dx [rows, inputs] = dz [rows, outputs] · w [inputs, outputs]ᵀ; turned [outputs, inputs]: scratch.
