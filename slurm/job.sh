@@ -41,7 +41,6 @@ attempt() {
     wait "$step" && code=0 || code=$?
     [[ -n $caught ]] || break # a trapped signal ends `wait` early
   done
-  trap '' USR1 TERM # the step has ended: nothing is left to pass on
   say "the step ended with code $code"
   return "$code"
 }
@@ -60,6 +59,7 @@ run_step() {
     say "it crashed before flowrank had begun: once more"
     attempt "$@" && code=0 || code=$?
   fi
+  trap '' USR1 TERM # nothing is left to pass on; before, or a second attempt would be born deaf
   case $code in
   0 | 2) ;; # complete; usage or config, which no repetition mends
   75) requeue ;;

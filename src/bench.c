@@ -26,6 +26,15 @@ double bench_median(double values[BENCH_ROUNDS]) {
   return values[BENCH_ROUNDS / 2];
 }
 
+struct error *bench_sizes(const struct config *config, int *obs_dim, int *action_dim) {
+  struct task *task = NULL;
+  if (*obs_dim != 0 && *action_dim != 0) return NULL;
+  TRY(task_open(config->task.name, config, NULL, &task));
+  *obs_dim = task->obs_dim, *action_dim = task->action_dim;
+  task_close(task);
+  return NULL;
+}
+
 struct error *bench_sgemm(double *rate) {
   enum { N = 768 };
   const size_t square = (size_t)N * N;
@@ -229,15 +238,10 @@ static void synthetic_shard(const struct update_bench *b, int s) {
 
 static struct error *update_bench_init(struct update_bench *b, struct comm *comm, const struct config *config,
                                        int obs_dim, int action_dim) {
-  struct task *task = NULL;
   b->config = *config;
   shorten(&b->config);
   openblas_set_num_threads(1);
-  if (obs_dim == 0 || action_dim == 0) {
-    TRY(task_open(config->task.name, config, NULL, &task));
-    obs_dim = task->obs_dim, action_dim = task->action_dim;
-    task_close(task);
-  }
+  TRY(bench_sizes(config, &obs_dim, &action_dim));
   objective_layout(&b->objective, &b->config, obs_dim, action_dim);
   b->sizes = shard_sizes(&b->config);
   trajectory_layout_init(&b->layout, &b->objective.policy, &b->sizes, 1000, 0);

@@ -13,6 +13,9 @@
 enum { BENCH_ROUNDS = 5 };
 double bench_median(double values[BENCH_ROUNDS]);
 
+// The task's sizes, where either is 0.
+struct error *bench_sizes(const struct config *config, int *obs_dim, int *action_dim) MUST_USE;
+
 // Operations per second of a large sgemm on one core: the limit for matrix products.
 struct error *bench_sgemm(double *rate) MUST_USE;
 

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "actor/task.h"
 #include "bench.h"
 #include "common/clock.h"
 #include "common/rng.h"
@@ -204,13 +203,8 @@ static void print_json(struct products_bench *b, FILE *out) {
 }
 
 struct error *bench_products(const struct config *config, int obs_dim, int action_dim, bool json, FILE *out) {
-  struct task *task = NULL;
   openblas_set_num_threads(1);
-  if (obs_dim == 0 || action_dim == 0) {
-    TRY(task_open(config->task.name, config, NULL, &task));
-    obs_dim = task->obs_dim, action_dim = task->action_dim;
-    task_close(task);
-  }
+  TRY(bench_sizes(config, &obs_dim, &action_dim));
   struct products_bench *b = calloc(1, sizeof *b);
   if (b == NULL) return error_no_memory("the benchmark of products");
   lay_out(b, config, obs_dim, action_dim);

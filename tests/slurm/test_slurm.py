@@ -104,13 +104,14 @@ class Slurm(Case):
     def wait_for_restart(self, job, count):
         wait_until(lambda: int(self.show(job)["Restarts"]) >= count, f"restart {count} of job {job}", 120, 0.3)
 
-    def wait_for_progress(self, iteration, run=None):
+    def progress(self, run=None):
+        """Iterations that a run's metrics tell of."""
         path = Path(run or self.run_folder, "metrics.jsonl")
+        return path.read_text().count("\n") if path.exists() else 0
 
-        def reached():
-            return path.exists() and path.read_text().count("\n") >= iteration
-
-        wait_until(reached, f"iteration {iteration} in {path}", 120, 0.01)
+    def wait_for_progress(self, iteration, run=None):
+        run = run or self.run_folder
+        wait_until(lambda: self.progress(run) >= iteration, f"iteration {iteration} of {run}", 120, 0.01)
 
     def processes(self, job, run=""):
         """The ranks of a job, those of one run in an array: pid -> name of its node."""
@@ -141,8 +142,9 @@ class Slurm(Case):
                 pass
 
     def cancel(self, job):
-        """Until nothing of it runs any more."""
+        """Until nothing of it runs any more; ranks on hold go on to their end."""
         rig.run("scancel", job)
+        self.resume(job)
         self.wait_for_state(job, "CANCELLED")
         wait_until(lambda: not rig.run("squeue", "-h"), "an empty queue")
 
@@ -278,12 +280,9 @@ class Slurm(Case):
     def test_resumes_on_fewer_and_on_more_nodes(self):
         config = self.config()
         for nodes, further in ((3, ITERATIONS // 4), (1, ITERATIONS // 8)):
-            path = self.run_folder / "metrics.jsonl"
-            reach = further + (path.read_text().count("\n") if path.exists() else 0)
+            reach = self.progress() + further
             job = self.submit_run(f"--nodes={nodes}", config=config)
             self.hold(job, reach)  # or a fast machine would be at the end before it is cancelled
-            rig.run("scancel", job)
-            self.resume(job)
             self.cancel(job)
         self.assert_complete(self.submit_run("--nodes=2", config=config))
         self.assertEqual(self.launches(), [self.fits(3), self.fits(1), self.fits(2)])
